@@ -1,0 +1,257 @@
+"""Frozen records that pass between stages; each is saved as JSON in the run folder and read back strictly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sovtune.errors import UsageError
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHash:
+    """One file: path relative to its folder, size in bytes, SHA-256 in lower-case hex."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRecord:
+    """The base model as it was resolved: what was named, where it came from, what it hashes to.
+
+    ``content_sha256`` is the SHA-256 of the sorted ``path sha256`` lines of ``files``; ``source`` never holds a
+    local path, only its kind (``folder``), a Hub endpoint, or ``package==version:file``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    model: str
+    revision: str
+    model_type: str
+    source_kind: str
+    source: str
+    content_sha256: str
+    files: tuple[FileHash, ...]
+    converted_from: FileHash | None
+    parameters: int
+    licence_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSetRecord:
+    """One data card as it was read: rows, tokens, what was dropped and why."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    card_id: str
+    version: str
+    title: str
+    licence: str
+    languages: dict[str, float]
+    source: str
+    personal_data: str
+    files: tuple[FileHash, ...]
+    rows_read: int
+    rows_used: int
+    dropped: dict[str, int]
+    tokens: int
+    supervised_tokens: int
+    share_asked: float | None
+    share_reached: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReport:
+    """What the data stage made: documents rendered, masked and packed into rows of at most ``max_length`` tokens."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    cache_key: str
+    datasets: tuple[DataSetRecord, ...]
+    documents: int
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    max_length: int
+    longest_document: int
+    overlong: dict[str, int]
+    tokens_cut: int
+    row_fill: float
+    template_sha256: str
+    template_source: str
+    tokenizer_sha256: str
+    stop_token: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Arithmetic made before a step is spent: counts, seconds, bytes by part. ``notes`` says what is estimated."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    steps: int
+    rows_per_step: int
+    tokens: int
+    epochs: float
+    seconds: float | None
+    memory_bytes: dict[str, int]
+    memory_available_bytes: int
+    fits: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """The finished training: what was spent, what the loss did, with which versions on which device.
+
+    Losses are means over supervised tokens in nats; ``peak_rss_bytes`` is the process's high-water mark.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    steps: int
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+    tokens_per_second: float
+    first_loss: float
+    last_loss: float
+    mean_loss_last_10: float
+    trainable_parameters: int
+    total_parameters: int
+    peak_rss_bytes: int
+    device: str
+    engine: str
+    engine_notes: tuple[str, ...]
+    targets: tuple[str, ...]
+    resumed_from: tuple[int, ...]
+    adapter_files: tuple[FileHash, ...]
+    versions: dict[str, str]
+    started_at: str
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextScore:
+    """Bits per byte of one held-out set: base, adapter, change in percent, each with a 95 % interval.
+
+    Intervals are (low, high) from a bootstrap over documents; the change is paired. Negative change is better.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: str
+    language: str
+    role: str
+    card_id: str
+    sha256: str
+    documents: int
+    bytes: int
+    tokens: int
+    base: float
+    base_interval: tuple[float, float]
+    adapter: float
+    adapter_interval: tuple[float, float]
+    change_percent: float
+    change_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleAnswer:
+    """One prompt answered greedily by base and adapter."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    language: str
+    prompt: str
+    base: str
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """One quality gate: the limit, what was measured, whether it holds."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: str
+    limit: float
+    measured: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalReport:
+    """Base against adapter on held-out text, plus sample answers and the gates."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    scores: tuple[TextScore, ...]
+    samples: tuple[SampleAnswer, ...]
+    gates: tuple[GateResult, ...]
+    decoding: str
+    bootstrap: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardReport:
+    """The written model card and HTML report, by hash, with the lint's verdict."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    readme_sha256: str
+    report_sha256: str
+    licence: str
+    obligations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishReceipt:
+    """What was published where; every file was read back and compared."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    target: str
+    repo_id: str | None
+    tag: str
+    commit: str | None
+    private: bool
+    dry_run: bool
+    files: tuple[FileHash, ...]
+    verified: bool
+    published_at: str
+    notes: tuple[str, ...] = field(default=())
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def to_json(record: Any) -> str:
+    """A record as indented JSON with sorted keys and a final newline; NaN is refused (it is not JSON)."""
+    return json.dumps(asdict(record), ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(kind: type[R], text: str, *, where: str = "record") -> R:
+    """Read a record back.
+
+    Raises:
+        UsageError: the text is not JSON or does not have exactly the record's fields.
+    """
+    try:
+        record: R = _adapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise UsageError(
+            f"cannot read {kind.__name__}: {error.errors()[0]['msg']}",
+            where=where,
+            why="the file was edited by hand or written by another version of sovtune",
+            fix="repeat the stage that writes it",
+        ) from error
+    return record
+
+
+def read_record(kind: type[R], path: Path) -> R:
+    """Read a record from a file (see ``from_json``)."""
+    return from_json(kind, path.read_text(encoding="utf-8"), where=str(path))
