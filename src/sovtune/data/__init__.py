@@ -1,0 +1,1 @@
+"""The data room: cards, sources, rendering, masking, packing."""

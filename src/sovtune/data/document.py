@@ -1,0 +1,30 @@
+"""The small records that flow through the data room: one message, one document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One training or evaluation document.
+
+    ``where`` is ``file:row`` as a person would look it up (rows start at 1). A dialogue has ``messages`` and no
+    ``text``; running text has ``text`` and no messages.
+    """
+
+    where: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None

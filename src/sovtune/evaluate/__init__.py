@@ -1,0 +1,1 @@
+"""The evaluation room: bits per byte, sample answers, intervals."""

@@ -1,0 +1,73 @@
+"""Cross entropy behind a frozen head: only supervised rows, in chunks, no logits kept.
+
+With p = softmax(h W^T) and target t the gradient is dh = (p - onehot(t)) W. It is finished in the forward pass while
+the chunk's probabilities are at hand, so that nothing of size rows x vocabulary outlives a chunk (the usual path
+keeps logits and their fp32 copy: rows x vocabulary x 10 bytes). The head gets no gradient: it must be frozen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+# Rows of a chunk: large enough for an efficient product, small enough to stay in cache; 256 and more pays from
+# vocabularies of about 100,000 (facts measured with scripts/bench_train.py).
+CHUNK, CHUNK_LARGE_VOCABULARY, LARGE_VOCABULARY = 128, 256, 100_000
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """Sum over rows of -log softmax(h W^T)[t]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 scalar in nats."""
+        chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
+        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, hidden.shape[0], chunk):
+            rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            logits = rows @ head.t()
+            log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
+            total -= log_p.gather(1, wanted).sum()
+            if grad is not None:
+                p = log_p.exp_().to(hidden.dtype)
+                p.scatter_add_(1, wanted, torch.full(wanted.shape, -1.0, dtype=p.dtype, device=p.device))
+                torch.mm(p, head, out=grad[start : start + chunk])
+        ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """The finished gradient, scaled."""
+        (grad,) = ctx.saved_tensors
+        return grad * grad_total.to(grad.dtype), None, None
+
+
+def next_token_loss(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """Sum of next-token losses of a flat row.
+
+    Args:
+        hidden: [1, N, E], output of the decoder.
+        head: [V, E], frozen weight of the output layer.
+        labels: [1, N]; -100 = no loss. The first label of each document must be -100, or it would be predicted
+            from the document before it.
+    """
+    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    targets = labels[:, 1:].reshape(-1)
+    rows = (targets != IGNORE).nonzero().view(-1)
+    total: Tensor = FrozenHeadLoss.apply(states[rows], head, targets[rows])  # type: ignore[no-untyped-call]
+    return total
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """-log p of each target in nats, fp32 [R], for evaluation: hidden [R, E], head [V, E], targets [R]."""
+    chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
+    parts = []
+    for start in range(0, hidden.shape[0], chunk):
+        log_p = torch.log_softmax(hidden[start : start + chunk] @ head.t(), -1, dtype=torch.float32)
+        parts.append(-log_p.gather(1, targets[start : start + chunk, None])[:, 0])
+    return torch.cat(parts) if parts else torch.zeros(0)
