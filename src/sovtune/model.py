@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ from sovtune.errors import EnvironmentFault, RunFailed
 from sovtune.families import family
 from sovtune.recipe import Adapter, Base, Quantisation, Recipe
 
-ADAPTER = "default"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +64,8 @@ def quantisation_settings(quantisation: Quantisation) -> dict[str, Any]:
     }
 
 
-def lora_settings(adapter: Adapter, base: Base, model_type: str) -> dict[str, Any]:
-    """Keyword arguments of LoraConfig; the base is named by its Hub id and revision, never by a path.
+def lora_settings(adapter: Adapter, model_type: str) -> dict[str, Any]:
+    """Keyword arguments of LoraConfig.
 
     Raises:
         EnvironmentFault: ``targets: auto`` on a model type without verified targets.
@@ -80,8 +83,6 @@ def lora_settings(adapter: Adapter, base: Base, model_type: str) -> dict[str, An
         "exclude_modules": exclude,
         "bias": "none",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.model,
-        "revision": base.revision,
     }
 
 
@@ -128,9 +129,15 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
     from peft import LoraConfig, get_peft_model
 
     device = pick_device(recipe.train.run.device)
-    fast, notes = _choose_path(recipe, folder, device)
+    if recipe.train.run.engine == "plain":
+        reasons = ["asked for by train.run.engine"]
+    else:
+        reasons = _fast_blockers(folder, device, dropout=recipe.adapter.dropout)
+    fast, notes = not reasons, tuple(f"plain engine: {reason}" for reason in reasons)
     model = load_base(folder, recipe.base.quantisation, device, attention=_attention(fast))
-    settings = lora_settings(recipe.adapter, recipe.base, model.config.model_type)
+    settings = lora_settings(recipe.adapter, model.config.model_type)
+    if not _matches_any(model, settings["exclude_modules"]):
+        settings["exclude_modules"] = None
     config = LoraConfig(**settings)
     if fast:
         config._register_custom_module(_fast_modules())
@@ -142,30 +149,59 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
             "the adapter cannot be attached", where="adapter.targets", why=str(error).splitlines()[0],
             fix=f"modules this base has: {', '.join(_linear_names(model))}",
         ) from error
-    _name_base(peft_model, recipe.base)
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return _loaded(peft_model, device, fast, notes, settings["target_modules"])
 
 
-def load_with_adapter(base: Base, folder: Path, adapter: Path | None, device: str = "auto") -> LoadedModel:
+def load_with_adapter(folder: Path, quantisation: Quantisation, adapter: Path | None, *, device: str = "auto") -> LoadedModel:
     """Base plus a trained adapter for evaluation; ``adapter=None`` gives the base alone.
 
     Raises:
+        EnvironmentFault: see ``load_base``.
         RunFailed: the adapter does not belong to this base.
     """
     from peft import PeftModel
 
     place = pick_device(device)
-    model = load_base(folder, base.quantisation, place)
-    if adapter is None:
-        return _loaded(model, place, fast=False, notes=(), targets=())
-    try:
-        peft_model = PeftModel.from_pretrained(model, str(adapter))
-    except (ValueError, RuntimeError) as error:
-        raise RunFailed("the adapter does not fit this base", where=adapter.name, why=str(error).splitlines()[0]) from error
-    return _loaded(peft_model, place, fast=False, notes=(), targets=())
+    reasons = _fast_blockers(folder, place, dropout=0.0)
+    model = load_base(folder, quantisation, place, attention=_attention(not reasons))
+    if adapter is not None:
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter))
+        except (ValueError, RuntimeError) as error:
+            raise RunFailed(
+                "the adapter does not fit this base", where=adapter.name, why=str(error).splitlines()[0]
+            ) from error
+    return _loaded(model, place, fast=not reasons, notes=tuple(reasons), targets=())
+
+
+def save_adapter(model: Any, base: Base, tokenizer_folder: Path, target: Path) -> None:
+    """Adapter, its configuration and the base's tokenizer in one folder, put in place by renaming.
+
+    PEFT's placeholder README does not survive (the card is written from records, later), and the base is named by
+    its Hub id and revision: PEFT would write the local folder it was loaded from.
+    """
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(str(part), save_embedding_layers=False)
+    (part / "README.md").unlink(missing_ok=True)
+    config_path = part / "adapter_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config.update(base_model_name_or_path=base.model, revision=base.revision)
+    if isinstance(config["target_modules"], list):  # a set in PEFT: its order would change from run to run
+        config["target_modules"].sort()
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name in TOKENIZER_FILES:
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, part / name)
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def untrained_adapters(model: Any) -> list[str]:
@@ -177,16 +213,13 @@ def untrained_adapters(model: Any) -> list[str]:
     ]
 
 
-def _choose_path(recipe: Recipe, folder: Path, device: str) -> tuple[bool, tuple[str, ...]]:
+def _fast_blockers(folder: Path, device: str, *, dropout: float) -> list[str]:
     from transformers import AutoConfig
 
     from sovtune.fastpath import select
 
-    if recipe.train.run.engine == "plain":
-        return False, ("plain engine: asked for by train.run.engine",)
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    reasons = select.blockers(config, device=device, dropout=recipe.adapter.dropout)
-    return not reasons, tuple(f"plain engine: {reason}" for reason in reasons)
+    return select.blockers(config, device=device, dropout=dropout)
 
 
 def _attention(fast: bool) -> str:
@@ -208,11 +241,8 @@ def _fast_modules() -> dict[type, type]:
     return {bnb.nn.Linear4bit: FastLinear4bit, torch.nn.Linear: FastLinear}
 
 
-def _name_base(model: Any, base: Base) -> None:
-    """PEFT writes the folder it loaded from; what is saved must name the Hub id and revision instead."""
-    config = model.peft_config[ADAPTER]
-    config.base_model_name_or_path = base.model
-    config.revision = base.revision
+def _matches_any(model: Any, pattern: str | None) -> bool:
+    return pattern is not None and any(re.fullmatch(pattern, name) for name, _ in model.named_modules())
 
 
 def _linear_names(model: Any) -> Sequence[str]:

@@ -1,0 +1,5 @@
+"""``python -m sovtune``: the same as the command ``sovtune``."""
+
+from sovtune.cli import main
+
+main()

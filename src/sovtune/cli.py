@@ -1,0 +1,375 @@
+"""The command line: parse, call, print, exit code. Results on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from sovtune import __version__
+from sovtune.errors import SovtuneError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sovtune.progress import Reporter
+    from sovtune.recipe_file import LoadedRecipe
+
+app = typer.Typer(
+    name="sovtune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune open language models on data that must not leave the building.\n\n"
+    "A first run:  sovtune check RECIPE, then  sovtune run RECIPE",
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")]
+Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.steps=10.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Home of all run folders.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Move an older run folder aside and begin anew.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on disk; fetch nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+RUNS = Path("runs")
+
+
+def main() -> NoReturn:
+    """Entry point: turns errors into a sentence on stderr and an exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="sovtune")
+    except SovtuneError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe left: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    sys.stderr.write(f"sovtune: {text}\n")
+    sys.exit(code)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, ensure_ascii=False))
+
+
+def _reporter(quiet: bool) -> Reporter:
+    from rich.console import Console
+
+    from sovtune.progress import Reporter
+
+    return Reporter(Console(stderr=True), quiet=quiet)
+
+
+def _load(recipe: Path, sets: Iterable[str], *, publishes: bool = False, offline: bool = False) -> LoadedRecipe:
+    """Read the recipe, then close the network to all but the hosts it names (before anything heavy is imported)."""
+    from sovtune.network import close_network
+    from sovtune.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, list(sets))
+    endpoints = [mirror.hub for mirror in loaded.recipe.base.mirrors if mirror.hub and not offline]
+    if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
+        endpoints.append(loaded.recipe.publish.endpoint)
+    close_network(endpoints)
+    return loaded
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        _print(f"sovtune {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    explain: Annotated[bool, typer.Option("--explain", help="Print every value and where it comes from.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe, its data cards and its licences; report every mistake at once.
+
+    Example:  sovtune check recipes/quickstart-ko.yaml --explain
+    """
+    from sovtune.check import check_all
+
+    result = check_all(recipe, sets)
+    if as_json:
+        _print_json(result.as_json())
+    elif result.problems:
+        sys.stderr.write("\n".join(str(problem) for problem in result.problems) + "\n")
+        sys.stderr.write(f"sovtune: {len(result.problems)} to correct\n")
+    elif explain:
+        _print("\n".join(result.explained()))
+    else:
+        _print(f"{recipe}: ok")
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def fetch(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Get the base model into the cache; everything after it works without a network.
+
+    Example:  sovtune fetch recipes/quickstart-ko.yaml
+    """
+    from sovtune import pipeline
+
+    loaded = _load(recipe, sets)
+    with _reporter(quiet) as report:
+        base = pipeline.fetch(loaded, report)
+    if as_json:
+        _print_json({"folder": str(base.folder), "content_sha256": base.record.content_sha256})
+
+
+def _run_upto(
+    recipe: Path, sets: list[str], runs_dir: Path, upto: str, *, quiet: bool, restart: bool, offline: bool, **more: Any
+) -> Path:
+    from sovtune import pipeline
+
+    loaded = _load(recipe, sets, publishes=upto == "publish", offline=offline)
+    options = pipeline.RunOptions(runs_dir=runs_dir, upto=upto, restart=restart, offline=offline, **more)
+    with _reporter(quiet) as report:
+        return pipeline.run(loaded, options, report).path
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Count steps, tokens and memory before anything is spent; loads no model.
+
+    Example:  sovtune plan recipes/quickstart-ko.yaml
+    """
+    from sovtune.plan_command import plan_recipe, plan_table
+
+    result = plan_recipe(_load(recipe, sets, offline=True))
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        _print(plan_table(result))
+
+
+@app.command()
+def data(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006
+    runs_dir: RunsDir = RUNS,
+    show: Annotated[int, typer.Option("--show", metavar="N", help="Print N rows, learnt tokens coloured.")] = 0,
+    restart: Restart = False,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read the data cards, render, mask and pack; print what will be trained on.
+
+    Example:  sovtune data recipes/quickstart-ko.yaml --show 3
+    """
+    run_dir = _run_upto(recipe, sets, runs_dir, "data", quiet=quiet, restart=restart, offline=offline)
+    if show:
+        from sovtune.preview import preview
+
+        preview(recipe, sets, show)
+    if as_json:
+        _print_json({"run_dir": str(run_dir), **_record(run_dir, "data.json")})
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006
+    runs_dir: RunsDir = RUNS,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    restart: Restart = False,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the adapter (after preparing data if need be).
+
+    Example:  sovtune train recipes/quickstart-ko.yaml --resume
+    """
+    run_dir = _run_upto(recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume)
+    if as_json:
+        record = _record(run_dir, "train.json")
+        keys = ("steps", "tokens", "tokens_per_second", "peak_rss_bytes")
+        _print_json({"run_dir": str(run_dir), **{key: record[key] for key in keys}, "loss": record["last_loss"]})
+
+
+@app.command(name="eval")
+def evaluate(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Evaluate this recipe's run.")] = None,
+    sets: Sets = [],  # noqa: B006
+    runs_dir: RunsDir = RUNS,
+    base: Annotated[str | None, typer.Option("--base", metavar="DIR_OR_ID", help="A base model's folder, or its id if cached.")] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", metavar="DIR", help="An adapter's folder.")] = None,
+    text: Annotated[list[Path], typer.Option("--text", metavar="FILE", help="Text or jsonl to score; may be repeated.")] = [],  # noqa: B006
+    quantisation: Annotated[str, typer.Option("--quantisation", help="none or nf4.")] = "none",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure bits per byte: base against adapter of a recipe's run, or any model on any text.
+
+    Example:  sovtune eval recipes/quickstart-ko.yaml
+
+    Example:  sovtune eval --base DIR --adapter DIR --text held-out.jsonl --json
+    """
+    if recipe is not None:
+        if base or adapter or text:
+            raise UsageError("give a RECIPE, or --base and --text, not both")
+        run_dir = _run_upto(recipe, sets, runs_dir, "evaluate", quiet=quiet, restart=False, offline=False, redo=("evaluate",))
+        if as_json:
+            _print_json({"run_dir": str(run_dir), **_record(run_dir, "eval.json")})
+        return
+    if base is None or not text:
+        raise UsageError("nothing to evaluate: give a RECIPE, or --base and --text")
+    from sovtune.network import close_network
+    from sovtune.score_command import score_texts
+
+    close_network([])
+    with _reporter(quiet) as report:
+        result = score_texts(base, adapter, text, quantisation, report)
+    if as_json:
+        _print_json(result)
+    else:
+        _print(f"{result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes in {result['documents']} documents")
+
+
+@app.command()
+def card(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006
+    runs_dir: RunsDir = RUNS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the model card and the HTML report from the run's records.
+
+    Example:  sovtune card recipes/quickstart-ko.yaml
+    """
+    run_dir = _run_upto(recipe, sets, runs_dir, "card", quiet=quiet, restart=False, offline=False, redo=("card",))
+    if as_json:
+        _print_json({"run_dir": str(run_dir), "card": str(run_dir / "README.md"), "report": str(run_dir / "report.html")})
+
+
+@app.command()
+def publish(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A finished run folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help="dir:PATH or hub:ORG/NAME.")],
+    endpoint: Annotated[str | None, typer.Option("--endpoint", metavar="URL", help="Address of the Hub.")] = None,
+    tag: Annotated[str, typer.Option("--tag", help="Name of the version.")] = "v1.0.0",
+    token_env: Annotated[str, typer.Option("--token-env", metavar="NAME", help="Variable that holds the token.")] = "SOVTUNE_HUB_TOKEN",  # noqa: S107
+    public: Annotated[bool, typer.Option("--public", help="Create the repository as public (default: private).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files; send nothing.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a finished run: allow-listed files, one commit, one tag, read back and compared.
+
+    Example:  sovtune publish runs/quickstart-ko --to dir:published --dry-run
+
+    Example:  sovtune publish runs/quickstart-ko --to hub:ORG/NAME --endpoint https://hub.example --tag v1.0.0
+    """
+    from dataclasses import asdict
+
+    from sovtune.network import close_network
+    from sovtune.progress import size
+
+    close_network([endpoint] if endpoint else [])
+    from sovtune.publish import publish as publish_run
+
+    with _reporter(quiet) as report:
+        report.stage("publish")
+        receipt = publish_run(
+            run_dir, to, endpoint=endpoint, tag=tag, private=not public, token_env=token_env, dry_run=dry_run, say=report.say
+        )
+    if as_json:
+        _print_json(asdict(receipt))
+        return
+    for file in receipt.files:
+        _print(f"{size(file.bytes):>10}  {file.sha256[:12]}  {file.path}")
+    _print(f"{'would publish' if dry_run else 'published'} {len(receipt.files)} files to {receipt.target}, tag {receipt.tag}")
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    sets: Sets = [],  # noqa: B006
+    runs_dir: RunsDir = RUNS,
+    restart: Restart = False,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do everything: data, plan, train, eval, card, publish. A second run resumes, or finds nothing left to do.
+
+    Example:  sovtune run recipes/quickstart-ko.yaml
+    """
+    run_dir = _run_upto(recipe, sets, runs_dir, "publish", quiet=quiet, restart=restart, offline=offline)
+    if as_json:
+        scores = _record(run_dir, "eval.json")["scores"]
+        _print_json(
+            {
+                "run_dir": str(run_dir),
+                "adapter": str(run_dir / "adapter"),
+                "card": str(run_dir / "README.md"),
+                "report": str(run_dir / "report.html"),
+                "results": scores,
+            }
+        )
+        return
+    from sovtune.summary import summary
+
+    _print(summary(run_dir, recipe))
+
+
+@app.command()
+def doctor(
+    endpoints: Annotated[list[str], typer.Option("--endpoint", metavar="URL", help="A Hub to try; may be repeated.")] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has and lacks, each with the fix.
+
+    Example:  sovtune doctor --endpoint https://hub.example
+    """
+    from sovtune.network import close_network
+
+    close_network(endpoints)
+    from sovtune import doctor as examination
+
+    checks = examination.run_checks(endpoints)
+    _print(json.dumps(examination.to_json(checks), ensure_ascii=False) if as_json else examination.table(checks))
+    if any(entry.status == "fail" for entry in checks):
+        raise typer.Exit(3)
+
+
+def _record(run_dir: Path, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run_dir / name).read_text(encoding="utf-8"))
+    return values

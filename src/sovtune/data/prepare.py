@@ -1,0 +1,268 @@
+"""The data stage: cards -> documents -> rendered, masked, mixed, packed rows in an Arrow file keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovtune.data.card import LoadedCard, load_card, verify_files
+from sovtune.data.chat import Rendered, render_chat, render_text
+from sovtune.data.document import Document
+from sovtune.data.pack import Fitted, fit, pack
+from sovtune.data.sources import SourceRequest, read_documents
+from sovtune.data.template import TextFormat, read_format
+from sovtune.errors import DataRefused
+from sovtune.recipe import DataSource, Recipe
+from sovtune.records import DataReport, DataSetRecord, FileHash, read_record, to_json
+
+ROWS, REPORT = "rows.arrow", "data.json"
+# Raise when rows come out differently for the same input, so that old caches are not taken for new ones.
+PREPARATION = "1"
+MANY_CUT = 0.05
+"""Share of tokens lost to dropped documents above which the report warns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedData:
+    """Rows on disk and the report about them."""
+
+    rows_file: Path
+    report: DataReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """One card of the recipe with what verification found."""
+
+    wish: DataSource
+    loaded: LoadedCard
+    files: tuple[FileHash, ...]
+
+
+def prepare(recipe: Recipe, *, base_folder: Path, base_hash: str, cache: Path) -> PreparedData:
+    """Make the training rows, or find them in the cache.
+
+    Args:
+        recipe: with card paths resolved.
+        base_folder: the base's tokenizer and template.
+        base_hash: content hash of the base, part of the cache key.
+        cache: folder of caches.
+
+    Raises:
+        DataRefused: a card does not fit its files, rows are bad, nothing carries loss, or shares cannot be met.
+    """
+    sources = _open_cards(recipe)
+    key = cache_key(recipe, sources, base_hash)
+    target = cache / "data" / key[:32]
+    if not (target / REPORT).is_file():
+        _make(recipe, sources, read_format(base_folder), key, target)
+    return PreparedData(rows_file=target / ROWS, report=read_record(DataReport, target / REPORT))
+
+
+def _open_cards(recipe: Recipe) -> list[_Source]:
+    sources = []
+    for wish in recipe.data:
+        loaded = load_card(Path(wish.card))
+        sources.append(_Source(wish=wish, loaded=loaded, files=verify_files(loaded, wish.split)))
+    return sources
+
+
+def cache_key(recipe: Recipe, sources: list[_Source], base_hash: str) -> str:
+    """SHA-256 over everything that decides the rows: contents, cards, settings, base, code version."""
+    content = {
+        "preparation": PREPARATION,
+        "base": base_hash,
+        "method": recipe.method,
+        "rows": recipe.train.rows.model_dump(),
+        "seed": recipe.seed,
+        "sources": [
+            {
+                "wish": source.wish.model_dump(exclude={"card"}),
+                "card": source.loaded.card.model_dump(mode="json"),
+                "files": [file.sha256 for file in source.files],
+            }
+            for source in sources
+        ],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _make(recipe: Recipe, sources: list[_Source], text_format: TextFormat, key: str, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    read = [_read(recipe, source, text_format) for source in sources]
+    chosen = _mix(recipe, [documents for documents, _ in read])
+    fitted = [fit(documents, recipe.train.rows.max_length, recipe.train.rows.overlong) for documents in chosen]
+    documents = [document for one in fitted for document in one.documents]
+    rows = _rows(documents, recipe)
+    _write_rows(rows, documents, part / ROWS)
+    report = _report(recipe, sources, text_format, key, [counts for _, counts in read], fitted, rows)
+    (part / REPORT).write_text(to_json(report), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+
+
+def _read(recipe: Recipe, source: _Source, text_format: TextFormat) -> tuple[list[Rendered], Counter[str]]:
+    """Documents of one source as tokens, in the order of the files; counts of what was read and dropped."""
+    counts: Counter[str] = Counter()
+    request = SourceRequest(split=source.wish.split, max_rows=source.wish.max_rows, on_bad_row=source.wish.on_bad_row)
+    rendered: list[Rendered] = []
+    for document in read_documents(source.loaded, request, counts):
+        try:
+            rendered.append(_render(recipe, document, text_format))
+        except DataRefused as error:
+            if source.wish.on_bad_row == "error":
+                raise DataRefused(error.what, where=error.where or document.where, why=error.why, fix=error.fix) from error
+            counts["dropped: " + error.what.split(" (")[0].split(":")[0]] += 1
+    if not rendered:
+        raise DataRefused(f"no usable row in data card {source.loaded.card.id}", where=str(source.loaded.path))
+    return rendered, counts
+
+
+def _render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rendered:
+    if recipe.method == "cpt":
+        if document.text is None:
+            raise DataRefused("a dialogue in a cpt recipe", where=document.where, why="cpt learns running text", fix="use method: sft")
+        return render_text(document, text_format.tokenizer, bos=text_format.bos, eos=text_format.eos)
+    if not document.messages:
+        raise DataRefused("running text in an sft recipe", where=document.where, why="sft learns answers", fix="use method: cpt")
+    if text_format.template is None:
+        raise DataRefused(
+            "the base has no chat template", why="sft needs one to tell prompt from answer",
+            fix="use the base's instruct variant, or method: cpt",
+        )
+    return render_chat(document, text_format.template, text_format.tokenizer)
+
+
+def _length(documents: list[Rendered]) -> int:
+    return sum(len(document.input_ids) for document in documents)
+
+
+def _mix(recipe: Recipe, sources: list[list[Rendered]]) -> list[list[Rendered]]:
+    """Take from each source so that token shares are as asked; without shares everything is taken once.
+
+    The largest mixture is made that every source can fill with at most ``repeat`` passes over it. Documents are
+    drawn in an order given by the seed.
+    """
+    if recipe.data[0].share is None:
+        return sources
+    total = min(_length(docs) * wish.repeat / (wish.share or 1) for docs, wish in zip(sources, recipe.data, strict=True))
+    taken = []
+    for index, (documents, wish) in enumerate(zip(sources, recipe.data, strict=True)):
+        order = list(documents)
+        random.Random(f"{recipe.seed} {index}").shuffle(order)  # noqa: S311  (an order, not a secret)
+        taken.append(list(_take(order, total * (wish.share or 0))))
+    return taken
+
+
+def _take(order: list[Rendered], tokens: float) -> Iterator[Rendered]:
+    """Documents in turn, again from the start if need be, while each brings the sum nearer to ``tokens``."""
+    reached = 0
+    while True:
+        for document in order:
+            length = len(document.input_ids)
+            if reached + length / 2 > tokens:
+                return
+            reached += length
+            yield document
+
+
+def _rows(documents: list[Rendered], recipe: Recipe) -> list[list[int]]:
+    if not recipe.train.rows.packing:
+        return [[index] for index in range(len(documents))]
+    return pack([len(document.input_ids) for document in documents], recipe.train.rows.max_length)
+
+
+def _write_rows(rows: list[list[int]], documents: list[Rendered], path: Path) -> None:
+    import pyarrow as pa
+
+    integers = pa.list_(pa.int32())
+    schema = pa.schema([("input_ids", integers), ("labels", integers), ("lengths", integers)])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for start in range(0, len(rows), 1000):
+            batch = [[documents[index] for index in row] for row in rows[start : start + 1000]]
+            columns = [
+                [[token for document in row for token in document.input_ids] for row in batch],
+                [[label for document in row for label in document.labels] for row in batch],
+                [[len(document.input_ids) for document in row] for row in batch],
+            ]
+            arrays = [pa.array(column, type=integers) for column in columns]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def load_rows(path: Path) -> Any:
+    """The rows as a `datasets.Dataset` (memory-mapped) with columns input_ids, labels, lengths."""
+    from datasets import Dataset
+
+    return Dataset.from_file(str(path))
+
+
+def _report(
+    recipe: Recipe,
+    sources: list[_Source],
+    text_format: TextFormat,
+    key: str,
+    counts: list[Counter[str]],
+    fitted: list[Fitted],
+    rows: list[list[int]],
+) -> DataReport:
+    tokens = sum(_length(one.documents) for one in fitted)
+    cut = sum(one.tokens_cut for one in fitted)
+    documents = [document for one in fitted for document in one.documents]
+    overlong: Counter[str] = Counter()
+    for one in fitted:
+        overlong.update(one.counts)
+    warnings = []
+    if cut > MANY_CUT * (tokens + cut):
+        warnings.append(f"{100 * cut / (tokens + cut):.0f} % of all tokens were lost to rows.max_length")
+    return DataReport(
+        cache_key=key,
+        datasets=tuple(
+            _data_set(source, count, one, tokens) for source, count, one in zip(sources, counts, fitted, strict=True)
+        ),
+        documents=len(documents),
+        rows=len(rows),
+        tokens=tokens,
+        supervised_tokens=sum(document.supervised for document in documents),
+        max_length=recipe.train.rows.max_length,
+        longest_document=max(len(document.input_ids) for document in documents),
+        overlong=dict(overlong),
+        tokens_cut=cut,
+        row_fill=tokens / (len(rows) * recipe.train.rows.max_length),
+        template_sha256=text_format.template_sha256,
+        template_source=text_format.template_source if recipe.method == "sft" else "none",
+        tokenizer_sha256=text_format.tokenizer_sha256,
+        stop_token=text_format.stop_token,
+        warnings=tuple(warnings),
+    )
+
+
+def _data_set(source: _Source, counts: Counter[str], fitted: Fitted, all_tokens: int) -> DataSetRecord:
+    card = source.loaded.card
+    tokens = _length(fitted.documents)
+    return DataSetRecord(
+        card_id=card.id,
+        version=str(card.version),
+        title=card.title,
+        licence=card.licence.expression,
+        languages={language.tag: language.share for language in card.languages},
+        source="; ".join(dict.fromkeys(entry.kind for entry in card.sources)),
+        personal_data=card.personal_data.contains,
+        files=source.files,
+        rows_read=counts["rows"],
+        rows_used=len({document.where for document in fitted.documents}),
+        dropped={name.removeprefix("dropped: "): count for name, count in counts.items() if name.startswith("dropped: ")},
+        tokens=tokens,
+        supervised_tokens=sum(document.supervised for document in fitted.documents),
+        share_asked=source.wish.share,
+        share_reached=tokens / all_tokens,
+    )

@@ -1,0 +1,288 @@
+"""The stages in order: each is done once, leaves a record, and is skipped when its record fits the lock."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sovtune.base import ResolvedBase, cache_home, hash_file, resolve
+from sovtune.errors import UsageError
+from sovtune.progress import Reporter, duration, size
+from sovtune.recipe import Recipe
+from sovtune.recipe_file import LoadedRecipe
+from sovtune.records import BaseRecord, CardReport, DataReport, EvalReport, FileHash, Plan, PublishReceipt, TrainReport
+from sovtune.runs import RunFolder, open_run
+
+if TYPE_CHECKING:
+    from sovtune.data.prepare import PreparedData
+    from sovtune.model import LoadedModel
+
+STAGES = ("data", "plan", "train", "evaluate", "card", "publish")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run was asked for."""
+
+    runs_dir: Path
+    upto: str = "publish"
+    restart: bool = False
+    resume: bool = True
+    offline: bool = False
+    redo: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _State:
+    """What the stages of one call share; the model is loaded at most once."""
+
+    recipe: Recipe
+    base: ResolvedBase
+    data: PreparedData
+    folder: RunFolder
+    fingerprint: str
+    options: RunOptions
+    report: Reporter
+    loaded: LoadedModel | None = None
+
+
+def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolder:
+    """Do every stage up to ``options.upto`` that is not done yet.
+
+    Raises:
+        SovtuneError: with what happened, where, why and the next command.
+    """
+    state = _open(loaded, options, report)
+    for name in options.redo:
+        state.folder.forget(*STAGES[STAGES.index(name) :])
+    steps = {
+        "plan": _plan, "train": _train, "evaluate": _evaluate, "card": _card, "publish": _publish,
+    }
+    kinds = {"plan": Plan, "train": TrainReport, "evaluate": EvalReport, "card": CardReport, "publish": PublishReceipt}
+    for name in STAGES[1 : STAGES.index(options.upto) + 1]:
+        report.stage(name)
+        if state.folder.load(name, kinds[name]) is not None:
+            report.say("done before")
+            continue
+        steps[name](state)
+    return state.folder
+
+
+def fetch(loaded: LoadedRecipe, report: Reporter) -> ResolvedBase:
+    """Get the base into the cache, so that everything after it works without a network."""
+    report.stage("base")
+    return _resolve(loaded, report, offline=False)
+
+
+def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> ResolvedBase:
+    base = resolve(loaded.recipe.base, root=loaded.root, say=report.say, offline=offline)
+    report.say(f"{base.record.model}, {base.record.parameters / 1e6:.0f} M parameters, from {base.record.source}")
+    return base
+
+
+def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State:
+    """Resolve the base, prepare data, lock both, open the run folder."""
+    from sovtune.data.prepare import prepare
+    from sovtune.recipe_file import lock_text
+
+    report.stage("base")
+    base = _resolve(loaded, report, offline=options.offline)
+    report.stage("data")
+    data = prepare(loaded.recipe, base_folder=base.folder, base_hash=base.record.content_sha256, cache=cache_home())
+    _tell_data(data.report, report)
+    lock = lock_text(loaded, locked_facts(base.record, data.report))
+    folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
+    folder.save("base", base.record)
+    folder.save("data", data.report)
+    fingerprint = hashlib.sha256(lock.encode()).hexdigest()
+    return _State(loaded.recipe, base, data, folder, fingerprint, options, report)
+
+
+def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:
+    """Hashes of everything a run depends on besides the recipe's own text."""
+    from importlib.metadata import version
+
+    from sovtune import __version__
+
+    packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "tokenizers")
+    return {
+        "sovtune": __version__,
+        "packages": {name: version(name) for name in packages},
+        "base": {"model": base.model, "revision": base.revision, "content_sha256": base.content_sha256},
+        "template_sha256": data.template_sha256,
+        "tokenizer_sha256": data.tokenizer_sha256,
+        "data": [
+            {"card": entry.card_id, "version": entry.version, "files": {file.path: file.sha256 for file in entry.files}}
+            for entry in data.datasets
+        ],
+    }
+
+
+def _tell_data(data: DataReport, report: Reporter) -> None:
+    rows = ", ".join(f"{entry.card_id} {entry.rows_used} rows ({100 * entry.share_reached:.0f} %)" for entry in data.datasets)
+    report.say(rows)
+    supervised = 100 * data.supervised_tokens / data.tokens
+    report.say(f"{data.tokens:,} tokens, {supervised:.0f} % with loss, {data.rows} rows filled to {100 * data.row_fill:.0f} %")
+    for entry in data.datasets:
+        for reason, count in entry.dropped.items():
+            report.say(f"{entry.card_id}: {count} rows dropped: {reason}")
+    for warning in data.warnings:
+        report.say(f"warning: {warning}")
+
+
+def _plan(state: _State) -> None:
+    from sovtune.plan import DataSize, make_plan, read_base_facts
+
+    data = state.data.report
+    facts = read_base_facts(state.base.folder)
+    measured = DataSize(
+        tokens=data.tokens, supervised_tokens=data.supervised_tokens, rows=data.rows, documents=data.documents
+    )
+    plan = make_plan(state.recipe, facts, measured)
+    state.folder.save("plan", plan)
+    state.report.say(
+        f"{plan.steps} steps of {plan.rows_per_step} rows, {plan.tokens:,} tokens; "
+        f"memory about {size(sum(plan.memory_bytes.values()))} of {size(plan.memory_available_bytes)}"
+    )
+
+
+def _load_for_training(state: _State) -> LoadedModel:
+    from sovtune.model import load_with_new_adapter
+
+    if state.loaded is None:
+        state.report.say("loading the base")
+        state.loaded = load_with_new_adapter(state.recipe, state.base.folder)
+        for note in state.loaded.notes:
+            state.report.say(note)
+    return state.loaded
+
+
+def _train(state: _State) -> None:
+    from sovtune.data.pack import training_order
+    from sovtune.data.prepare import load_rows
+    from sovtune.train import checkpoints, engine
+    from sovtune.train.watch import StepMetrics
+
+    plan = state.folder.need("plan", Plan)
+    home = state.folder.path / engine.CHECKPOINTS
+    if not state.options.resume and checkpoints.newest(home, fingerprint=state.fingerprint) is not None:
+        raise UsageError(
+            "this run was interrupted and has checkpoints",
+            where=str(home),
+            fix="add --resume to go on from the last one, or --restart to begin anew",
+        )
+    model = _load_for_training(state)
+    order = training_order(state.data.report.rows, plan.steps * plan.rows_per_step, state.recipe.seed)
+
+    def progress(metrics: StepMetrics, of: int) -> None:
+        left = state.report.seconds_left(metrics.step, of, metrics.seconds)
+        speed = metrics.tokens / metrics.seconds
+        detail = f"loss {metrics.loss:.3f}  {speed:.0f} tokens/s  {left} left  memory {size(metrics.rss_bytes)}"
+        state.report.update(metrics.step, of, detail)
+
+    job = engine.TrainJob(
+        recipe=state.recipe,
+        rows=load_rows(state.data.rows_file).select(order),
+        steps=plan.steps,
+        rows_per_step=plan.rows_per_step,
+        tokenizer_folder=state.base.folder,
+        run_dir=state.folder.path,
+        fingerprint=state.fingerprint,
+        progress=progress,
+    )
+    outcome = engine.run(job, model, resume=True)
+    record = _train_report(model, outcome)
+    state.folder.save("train", record)
+    state.report.say(
+        f"loss {record.first_loss:.3f} -> {record.mean_loss_last_10:.3f}, {record.tokens_per_second:.0f} tokens/s, "
+        f"{duration(record.seconds)}, peak memory {size(record.peak_rss_bytes)}"
+    )
+
+
+def _train_report(model: LoadedModel, outcome: Any) -> TrainReport:
+    from sovtune.train.engine import versions
+
+    history = outcome.history
+    last_ten = [metrics.loss for metrics in history[-10:]]
+    adapter_files = tuple(
+        FileHash(path=path.name, bytes=path.stat().st_size, sha256=hash_file(path))
+        for path in sorted(outcome.adapter.iterdir())
+    )
+    return TrainReport(
+        steps=history[-1].step,
+        tokens=history[-1].tokens,
+        supervised_tokens=history[-1].supervised_tokens,
+        seconds=outcome.seconds,
+        tokens_per_second=history[-1].tokens / outcome.seconds,
+        first_loss=history[0].loss,
+        last_loss=history[-1].loss,
+        mean_loss_last_10=sum(last_ten) / len(last_ten),
+        trainable_parameters=model.trainable_parameters,
+        total_parameters=model.total_parameters,
+        peak_rss_bytes=outcome.peak_rss_bytes,
+        device=model.device,
+        engine="fast" if model.fast else "plain",
+        engine_notes=model.notes,
+        targets=model.targets,
+        resumed_from=() if outcome.resumed_from is None else (outcome.resumed_from,),
+        adapter_files=adapter_files,
+        versions=versions(),
+        started_at=outcome.started_at,
+    )
+
+
+def _evaluate(state: _State) -> None:
+    from sovtune.data.template import read_format
+    from sovtune.evaluate.compare import evaluate, prepare_attention
+    from sovtune.model import load_with_adapter
+
+    adapter = state.folder.path / "adapter"
+    if state.loaded is None:
+        state.report.say("loading base and adapter")
+        device = state.recipe.train.run.device
+        quantisation = state.recipe.base.quantisation
+        state.loaded = load_with_adapter(state.base.folder, quantisation, adapter, device=device)
+    prepare_attention(state.loaded.model, state.loaded.fast)
+    text_format = read_format(state.base.folder)
+
+    def tick(what: str, done: int, of: int) -> None:
+        state.report.update(done, of, what)
+
+    record = evaluate(state.recipe, state.loaded.model, text_format, tick=tick)
+    state.folder.save("evaluate", record)
+    for score in record.scores:
+        state.report.say(f"{score.name}: {score.base:.3f} -> {score.adapter:.3f} bits per byte ({score.change_percent:+.1f} %)")
+    for gate in record.gates:
+        if not gate.passed:
+            state.report.say(f"gate failed: {gate.name}, measured {gate.measured:+.2f} %")
+
+
+def _card(state: _State) -> None:
+    from sovtune.card import write_card
+    from sovtune.report import write_report
+
+    write_report(state.folder.path, state.recipe)
+    record = write_card(state.folder.path, state.recipe)
+    state.folder.save("card", record)
+    state.report.say("README.md and report.html written from the records")
+
+
+def _publish(state: _State) -> None:
+    from sovtune.publish import publish
+
+    section = state.recipe.publish
+    if section is None:
+        state.report.say("the recipe names no target; nothing is published")
+        return
+    receipt = publish(
+        state.folder.path,
+        section.to,
+        endpoint=section.endpoint,
+        tag=section.tag,
+        private=section.private,
+        token_env=section.token_env,
+        say=state.report.say,
+    )
+    state.report.say(f"{len(receipt.files)} files at {receipt.target}, tag {receipt.tag}, read back and compared")

@@ -1,0 +1,124 @@
+"""The run folder: which stage is done, atomic records, the lock that says what the run is made of."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sovtune.errors import RunConflict, UsageError
+from sovtune.records import read_record, to_json
+
+R = TypeVar("R")
+
+LOCK = "recipe.lock.yaml"
+RECORD_FILES = {
+    "base": "model.json",
+    "data": "data.json",
+    "plan": "plan.json",
+    "train": "train.json",
+    "evaluate": "eval.json",
+    "card": "card.json",
+    "publish": "receipt.json",
+}
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a power cut, sees the old content or the new, never half."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, path)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run on disk."""
+
+    path: Path
+
+    def save(self, stage: str, record: Any) -> None:
+        """Save a stage's record; the stage counts as done from then on."""
+        write_atomic(self.path / RECORD_FILES[stage], to_json(record))
+
+    def load(self, stage: str, kind: type[R]) -> R | None:
+        """A stage's record, or None when the stage was not done."""
+        file = self.path / RECORD_FILES[stage]
+        return read_record(kind, file) if file.is_file() else None
+
+    def need(self, stage: str, kind: type[R]) -> R:
+        """A record that must be there.
+
+        Raises:
+            UsageError: the stage was not done.
+        """
+        record = self.load(stage, kind)
+        if record is None:
+            raise UsageError(
+                f"the stage `{stage}` was not done in this run",
+                where=str(self.path),
+                fix="`sovtune run RECIPE` does all stages that are missing",
+            )
+        return record
+
+    def forget(self, *stages: str) -> None:
+        """Remove records of stages that must be repeated."""
+        for stage in stages:
+            (self.path / RECORD_FILES[stage]).unlink(missing_ok=True)
+
+
+def open_run(runs_dir: Path, name: str, lock: str, *, restart: bool) -> RunFolder:
+    """The folder of this run: new, or one that was made from exactly this lock.
+
+    Args:
+        runs_dir: home of all runs.
+        name: the recipe's name.
+        lock: text of the lock: effective recipe and hashes of what it names.
+        restart: move an older folder aside and begin anew.
+
+    Raises:
+        RunConflict: the folder holds a run of another version of this recipe, or of other data.
+    """
+    folder = runs_dir / name
+    lock_file = folder / LOCK
+    if restart and folder.exists():
+        _move_aside(folder)
+    if lock_file.is_file():
+        old = lock_file.read_text(encoding="utf-8")
+        if old != lock:
+            raise RunConflict(
+                f"{folder} holds a run that differs from this one",
+                why="; ".join(differences(old, lock)),
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise RunConflict(f"{folder} is not empty and holds no run of sovtune")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(lock_file, lock)
+    return RunFolder(folder)
+
+
+def _move_aside(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
+def differences(old: str, new: str, limit: int = 5) -> list[str]:
+    """Lines of the lock that changed, as ``old -> new``, at most ``limit`` of them."""
+    from difflib import ndiff
+
+    removed: list[str] = []
+    found: list[str] = []
+    for line in ndiff(old.splitlines(), new.splitlines()):
+        if line.startswith("- "):
+            removed.append(line[2:].strip())
+        elif line.startswith("+ "):
+            before = removed.pop(0) if removed else "(nothing)"
+            found.append(f"{before} -> {line[2:].strip()}")
+    found += [f"{line} -> (nothing)" for line in removed]
+    more = [f"and {len(found) - limit} more"] if len(found) > limit else []
+    return found[:limit] + more

@@ -1,0 +1,229 @@
+"""Train the adapter with TRL's trainer on rows that are already rendered, masked, packed and in order."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from sovtune.errors import EnvironmentFault, RunInterrupted, TrainingDiverged
+from sovtune.fastpath.loss import next_token_loss
+from sovtune.model import LoadedModel, save_adapter
+from sovtune.recipe import Recipe
+from sovtune.train import checkpoints
+from sovtune.train.rows import FlatCollator, PaddedCollator
+from sovtune.train.settings import trainer_settings
+from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """Everything the engine needs: rows in training order, how many make a step, where to write, what to call."""
+
+    recipe: Recipe
+    rows: Dataset
+    steps: int
+    rows_per_step: int
+    tokenizer_folder: Path
+    run_dir: Path
+    fingerprint: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOutcome:
+    """What training gave, before it becomes a report."""
+
+    history: tuple[StepMetrics, ...]
+    seconds: float
+    peak_rss_bytes: int
+    resumed_from: int | None
+    started_at: str
+    adapter: Path
+
+
+class Trainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with our loss: sums over supervised tokens divided by those of the whole step."""
+
+    def __init__(self, *, fast: bool, counts: StepCounts, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.fast = fast
+        self.counts = counts
+        # Our loss divides by the tokens of the whole step itself; the trainer must not divide by micro-batches again.
+        self.model_accepts_loss_kwargs = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        """Rows come in the order that was written down when the data was prepared."""
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """Mean next-token loss in nats over the step's supervised tokens (this micro-batch's part of it)."""
+        labels = inputs["labels"]
+        supervised = int((labels != -100).sum())
+        total = float(num_items_in_batch) if num_items_in_batch is not None else float(max(supervised, 1))
+        self.counts.supervised += supervised
+        if not self.fast:
+            self.counts.tokens += int(inputs["attention_mask"].sum())
+            loss: Tensor = model(**inputs, num_items_in_batch=total, use_cache=False).loss
+            return loss
+        self.counts.tokens += labels.numel()
+        base = self.accelerator.unwrap_model(model).get_base_model()
+        hidden = base.get_decoder()(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            document_bounds=inputs["document_bounds"],
+            use_cache=False,
+        ).last_hidden_state
+        return next_token_loss(hidden, base.get_output_embeddings().weight, labels) / total
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card from the trainer: sovtune writes it from the records."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The plain trainer's log; TRL would add averages that only its own loss fills."""
+        super(SFTTrainer, self).log(logs, start_time)
+
+
+def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
+    """Train, or go on from the newest complete checkpoint.
+
+    Args:
+        job: rows, counts and folders.
+        loaded: base with a fresh adapter.
+        resume: go on from a checkpoint when there is one; else begin anew.
+
+    Raises:
+        RunInterrupted: Ctrl-C; a checkpoint was saved.
+        TrainingDiverged: the loss is lost; the last good adapter was saved.
+        RunFailed: a module cannot learn, or the checkpoint belongs to another run.
+        EnvironmentFault: out of memory or disk.
+    """
+    home = job.run_dir / CHECKPOINTS
+    home.mkdir(parents=True, exist_ok=True)
+    start = checkpoints.newest(home, fingerprint=job.fingerprint) if resume else None
+    if start is None:
+        shutil.rmtree(home)
+        home.mkdir()
+        (job.run_dir / METRICS).unlink(missing_ok=True)
+    counts = StepCounts()
+    watch = Watch(
+        metrics_path=job.run_dir / METRICS,
+        counts=counts,
+        progress=job.progress,
+        fingerprint=job.fingerprint,
+        keep_checkpoints=job.recipe.train.run.keep_checkpoints,
+    )
+    trainer = _trainer(job, loaded, counts, watch)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    undo = watch.catch_interrupts()
+    try:
+        _guarded(trainer, start, watch, job.run_dir)
+    finally:
+        undo()
+    if watch.interrupted and trainer.state.global_step < job.steps:
+        raise RunInterrupted(f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved")
+    adapter = job.run_dir / "adapter"
+    save_adapter(loaded.model, job.recipe.base, job.tokenizer_folder, adapter)
+    return TrainOutcome(
+        history=tuple(watch.history),
+        seconds=watch.history[-1].seconds,
+        peak_rss_bytes=peak_rss(),
+        resumed_from=checkpoints.step_of(start) if start else None,
+        started_at=started_at,
+        adapter=adapter,
+    )
+
+
+def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watch) -> Trainer:
+    settings = trainer_settings(
+        job.recipe,
+        steps=job.steps,
+        rows_per_step=job.rows_per_step,
+        output_dir=str(job.run_dir / CHECKPOINTS),
+        device=loaded.device,
+    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(job.tokenizer_folder), local_files_only=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    trainer = Trainer(
+        fast=loaded.fast,
+        counts=counts,
+        model=loaded.model,
+        args=SFTConfig(**settings),
+        train_dataset=job.rows,
+        data_collator=FlatCollator() if loaded.fast else PaddedCollator(tokenizer.pad_token_id or 0),
+        processing_class=tokenizer,
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)  # the watch reports; stdout belongs to results
+    # TRL casts the adapter of a quantised base to bf16; AdamW in bf16 loses small updates.
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def _guarded(trainer: Trainer, start: Path | None, watch: Watch, run_dir: Path) -> None:
+    """Run the loop; keep the adapter when the loss is lost; say what memory or disk trouble means."""
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except TrainingDiverged:
+        _keep_last_good(trainer, watch, run_dir)
+        raise
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentFault(
+            "out of memory",
+            why=str(error).splitlines()[0],
+            fix="halve train.rows.max_length, or set train.run.gradient_checkpointing: true; then `sovtune train RECIPE --resume`",
+        ) from error
+    except OSError as error:
+        if error.errno not in (28, 122):  # no space left, quota exceeded
+            raise
+        raise EnvironmentFault(
+            "the disk is full; the last complete checkpoint is intact",
+            where=str(run_dir),
+            fix="free some space (train.run.keep_checkpoints: 1 needs less), then `sovtune train RECIPE --resume`",
+        ) from error
+
+
+def _keep_last_good(trainer: Trainer, watch: Watch, run_dir: Path) -> None:
+    """The newest sealed checkpoint holds the last adapter from before the trouble; copy it where a person looks."""
+    good = checkpoints.newest(Path(str(trainer.args.output_dir)), fingerprint=watch.fingerprint)
+    if good is None:
+        return
+    target = run_dir / "adapter-last-good"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copy2(good / name, target / name)
+
+
+def peak_rss() -> int:
+    """High-water mark of this process's memory in bytes (Linux counts kibibytes, macOS bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part, for the record."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+

@@ -1,0 +1,209 @@
+"""What is watched while training: metrics to JSONL, progress to the caller, divergence, interruption, sealed saves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sovtune.errors import RunFailed, TrainingDiverged
+from sovtune.model import untrained_adapters
+from sovtune.train import checkpoints
+
+DIVERGED_FACTOR = 3.0
+"""A smoothed loss this many times the lowest smoothed loss so far has left the valley."""
+DIVERGED_FLOOR = 0.5
+"""Rises that end below the first loss plus this (nats) are noise of short answers, not divergence."""
+SMOOTHING = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """One optimizer step; loss in nats per supervised token, memory in bytes, seconds since training began."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+    rss_bytes: int
+
+
+Progress = Callable[[StepMetrics, int], None]
+
+
+@dataclass(slots=True)
+class StepCounts:
+    """Tokens of the step under way; filled by the trainer, emptied by the watch."""
+
+    tokens: int = 0
+    supervised: int = 0
+
+
+@dataclass(slots=True)
+class LossGuard:
+    """Decides when a loss curve is lost."""
+
+    first: float | None = None
+    smooth: float | None = None
+    lowest: float = math.inf
+
+    def check(self, step: int, loss: float) -> None:
+        """Take one loss.
+
+        Raises:
+            TrainingDiverged: it is not finite, or the smoothed loss rose far above its lowest point.
+        """
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss at step {step} is {loss}", why="the last good adapter was kept")
+        self.first = loss if self.first is None else self.first
+        self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
+        self.lowest = min(self.lowest, self.smooth)
+        if self.smooth > DIVERGED_FACTOR * self.lowest and self.smooth > self.first + DIVERGED_FLOOR:
+            raise TrainingDiverged(
+                f"the loss rose to {self.smooth:.2f} by step {step}; it had been {self.lowest:.2f}",
+                why="the last good adapter was kept",
+            )
+
+
+@dataclass
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """The callback that does all of it.
+
+    ``interrupted`` becomes true when the user pressed Ctrl-C; the step under way is finished and saved first.
+    """
+
+    metrics_path: Path
+    counts: StepCounts
+    progress: Progress
+    fingerprint: str
+    keep_checkpoints: int
+    history: list[StepMetrics] = field(default_factory=list)
+    guard: LossGuard = field(default_factory=LossGuard)
+    interrupted: bool = False
+    started: float = 0.0
+    checked: bool = False
+    process: psutil.Process = field(default_factory=psutil.Process)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Read back the metrics of the steps that a resumed run keeps, drop those that will be repeated."""
+        self.started = time.monotonic()
+        if not self.metrics_path.exists():
+            return
+        lines = self.metrics_path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in map(_parse, lines) if line is not None and line.step <= state.global_step]
+        for line in kept:
+            self.guard.check(line.step, line.loss)
+        self.history = kept
+        self.started -= kept[-1].seconds if kept else 0.0
+        part = self.metrics_path.with_suffix(".part")
+        part.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
+        os.replace(part, self.metrics_path)
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After the first backward pass every adapter must have a gradient.
+
+        Raises:
+            RunFailed: some modules cannot learn.
+        """
+        if self.checked:
+            return
+        self.checked = True
+        dead = untrained_adapters(kwargs["model"])
+        if dead:
+            raise RunFailed(
+                f"{len(dead)} adapter modules get no gradient, for example {dead[0]}",
+                where="adapter.targets",
+                why="these modules are not part of the computation, or nothing in the data reaches them",
+                fix="leave them out of adapter.targets, or use targets: auto",
+            )
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write one line per step, at full precision, and tell the caller.
+
+        Raises:
+            TrainingDiverged: see ``LossGuard``.
+        """
+        logs: dict[str, float] = kwargs.get("logs") or {}
+        if "loss" not in logs:
+            return
+        before = self.history[-1] if self.history else None
+        metrics = StepMetrics(
+            step=state.global_step,
+            loss=float(logs["loss"]),
+            grad_norm=float(logs.get("grad_norm", math.nan)),
+            learning_rate=float(logs["learning_rate"]),
+            tokens=(before.tokens if before else 0) + self.counts.tokens,
+            supervised_tokens=(before.supervised_tokens if before else 0) + self.counts.supervised,
+            seconds=time.monotonic() - self.started,
+            rss_bytes=self.process.memory_info().rss,
+        )
+        self.counts.tokens = self.counts.supervised = 0
+        self.guard.check(metrics.step, metrics.loss)
+        if not math.isfinite(metrics.grad_norm):
+            raise TrainingDiverged(f"the gradient norm at step {metrics.step} is {metrics.grad_norm}")
+        self.history.append(metrics)
+        with self.metrics_path.open("a", encoding="utf-8") as stream:
+            stream.write(_line(metrics))
+        self.progress(metrics, state.max_steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        """On Ctrl-C: save this step and stop."""
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Seal the checkpoint that was just written and drop old ones."""
+        home = Path(str(args.output_dir))
+        checkpoints.seal(home / f"{checkpoints.PREFIX}{state.global_step}", fingerprint=self.fingerprint)
+        checkpoints.prune(home, self.keep_checkpoints)
+
+    def catch_interrupts(self) -> Callable[[], None]:
+        """Turn the first Ctrl-C into a clean stop; a second one stops at once. Returns what undoes it."""
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def undo() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        return undo
+
+
+def _line(metrics: StepMetrics) -> str:
+    values = {name: getattr(metrics, name) for name in StepMetrics.__slots__}
+    return json.dumps(values) + "\n"
+
+
+def _parse(line: str) -> StepMetrics | None:
+    """A line of metrics; None for a last line that a kill cut in half."""
+    try:
+        return StepMetrics(**json.loads(line))
+    except (json.JSONDecodeError, TypeError):
+        return None
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """All complete lines of a metrics file; empty when there is none."""
+    if not path.exists():
+        return []
+    return [metrics for metrics in map(_parse, path.read_text(encoding="utf-8").splitlines()) if metrics is not None]
