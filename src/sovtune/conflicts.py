@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from sovtune.schema_walk import sections_in
+from sovtune.schema_walk import branches, items
 from sovtune.section import Conflict, Section
 from sovtune.yaml_file import KeyPath, Value
+
+
+def conflicts(
+    annotation: object, value: Value, wrong: set[KeyPath], path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, Conflict]]:
+    """Every broken rule of a section and of the sections below it, as far as their values can be used.
+
+    Args:
+        annotation: what the schema declares here: a section, or a list or mapping of them.
+        value: what the file says here.
+        wrong: paths whose value is wrong or unknown; a rule that needs one of them is not tried.
+        path: where this is in the file.
+    """
+    if path in wrong:
+        return
+    section = _section(annotation)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            for below in items(annotation):
+                yield from conflicts(below, item, wrong, (*path, index))
+    elif isinstance(value, dict) and section is None:
+        for key, item in value.items():
+            for below in items(annotation):
+                yield from conflicts(below, item, wrong, (*path, key))
+    elif isinstance(value, dict) and section is not None:
+        for rule in section.rules if issubclass(section, Section) else ():
+            try:
+                conflict = rule(_Partial(section, value, wrong, path))
+            except _Unusable:
+                continue
+            if conflict is not None:
+                yield path, conflict
+        for name, field in section.model_fields.items():
+            if name in value:
+                yield from conflicts(field.annotation, value[name], wrong, (*path, name))
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    for branch in branches(annotation):
+        if isinstance(branch, type) and issubclass(branch, BaseModel):
+            return branch
+    return None
 
 
 class _Unusable(Exception):
@@ -24,41 +67,32 @@ class _Partial:
         self._wrong = wrong
         self._path = path
 
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The keys the file names, as on a whole section."""
+        return set(self._values) & set(self._kind.model_fields)
+
     def __getattr__(self, name: str) -> object:
+        field = self._kind.model_fields.get(name)
+        if field is None:  # a method or property of the section, to be run on this stand-in
+            return inspect.getattr_static(self._kind, name).__get__(self, self._kind)
         path = (*self._path, name)
-        field = self._kind.model_fields[name]
         if path in self._wrong or (field.is_required() and name not in self._values):
             raise _Unusable
         if name not in self._values:
-            return field.get_default()
-        return self._wrap(self._values[name], path, sections_in(field.annotation))
+            return field.get_default(call_default_factory=True)
+        return self._stand_in(self._values[name], path, field.annotation)
 
-    def _wrap(self, value: Value, path: KeyPath, kinds: list[type[BaseModel]]) -> object:
+    def _stand_in(self, value: Value, path: KeyPath, annotation: object) -> object:
         if path in self._wrong:
             raise _Unusable
         if isinstance(value, list):
-            return tuple(self._wrap(item, (*path, index), kinds) for index, item in enumerate(value))
-        if isinstance(value, dict) and kinds:
-            return _Partial(kinds[0], value, self._wrong, path)
+            item = next(items(annotation), None)
+            return tuple(self._stand_in(entry, (*path, index), item) for index, entry in enumerate(value))
+        if isinstance(value, dict):
+            section = _section(annotation)
+            if section is not None:
+                return _Partial(section, value, self._wrong, path)
+            item = next(items(annotation), None)
+            return {key: self._stand_in(entry, (*path, key), item) for key, entry in value.items()}
         return value
-
-
-def conflicts(
-    kind: type[BaseModel], values: dict[str, Value], wrong: set[KeyPath], path: KeyPath = ()
-) -> Iterator[tuple[KeyPath, Conflict]]:
-    """Every broken rule of a section and the sections below it, as far as their values can be used."""
-    for rule in kind.rules if issubclass(kind, Section) else ():
-        try:
-            conflict = rule(_Partial(kind, values, wrong, path))
-        except _Unusable:
-            continue
-        if conflict is not None:
-            yield path, conflict
-    for name, field in kind.model_fields.items():
-        below = values.get(name)
-        items = enumerate(below) if isinstance(below, list) else [(None, below)]
-        for index, item in items:
-            here = (*path, name) if index is None else (*path, name, index)
-            for section in sections_in(field.annotation)[:1]:
-                if isinstance(item, dict) and here not in wrong:
-                    yield from conflicts(section, item, wrong, here)

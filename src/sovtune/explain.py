@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,7 +147,7 @@ def unknown_key(path: KeyPath, root: type[BaseModel]) -> tuple[str, str | None]:
     """
     key = str(path[-1])
     sections = walk.sections_at(root, path[:-1])
-    here = {name for section in sections for name in section.model_fields}
+    here = [name for section in sections for name in section.model_fields]
     wanted = OTHER_NAMES.get(key, key)
     if wanted in here:
         return "unknown key", wanted
@@ -157,17 +157,16 @@ def unknown_key(path: KeyPath, root: type[BaseModel]) -> tuple[str, str | None]:
     )
     if elsewhere:
         homes = " or ".join(f"`{dotted(spot[:-1]) or 'the top'}`" for spot in elsewhere[:2])
-        where = f"`{dotted(path[:-1])}`" if len(path) > 1 else "the top level"
-        return f"unknown key in {where}; it belongs under {homes}", dotted(elsewhere[0])
+        return f"unknown key here; it belongs under {homes}", dotted(elsewhere[0])
     near = nearest(key, here)
     if near is not None:
         return "unknown key", near
-    return f"unknown key; the keys here are {', '.join(sorted(here))}", None
+    return f"unknown key; the keys here are {', '.join(here)}", None
 
 
-def nearest(word: str, choices: set[str]) -> str | None:
+def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice a person most likely meant, or None. Case and ``-`` for ``_`` are no difference."""
-    plain = {choice.casefold(): choice for choice in sorted(choices)}
+    plain = {choice.casefold(): choice for choice in choices}
     asked = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word).casefold().replace("-", "_")
     # Two letters exchanged in a word of two or three give a ratio of 0.5 to 0.67.
     near = difflib.get_close_matches(asked, plain, n=1, cutoff=0.5 if len(word) <= 3 else 0.6)
@@ -333,7 +332,7 @@ def _limit(error: ErrorDetails, hints: walk.Hints, found: str) -> str | None:
 def _advice(hints: walk.Hints, value: Value, written: str) -> tuple[str, str | None]:
     """How to write a value of the wrong type, and the value that was probably meant."""
     if isinstance(value, str) and hints.choices:
-        return "", nearest(value, {choice for choice in hints.choices if isinstance(choice, str)})
+        return "", nearest(value, [choice for choice in hints.choices if isinstance(choice, str)])
     if isinstance(value, str) and bool in hints.types and value.casefold() in _YES | _NO:
         advice = "YAML 1.2 reads yes, no, on, off and words in quotes as text"
         return advice, "true" if value.casefold() in _YES else "false"

@@ -53,6 +53,7 @@ _PLAIN_WORDS = (
     ),
     ("found unexpected document separator", "a quoted text is still open at `---`"),
     ("sequence entries are not allowed here", "a `- ` where no list can begin: put it on a line of its own"),
+    ("expected the node content", "a value is missing, or a bracket is not closed"),
     ("found undefined tag handle", "a tag (`!...`); recipes and cards hold plain values only"),
     ("expected chomping or indentation indicators", "only `|`, `>`, `|-` or `>-` may open a text block"),
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sovtune.yaml_file import KeyPath, Scalar, Value
 
-_PLAIN_TEXT = re.compile(r"[^\W\d_][\w./+=@-]*(?: [\w./+=@-]+)*")
+_PLAIN_TEXT = re.compile(r"(?:\.{0,2}/)*[^\W\d_][\w./+=@-]*(?: [\w./+=@-]+)*")
 _YAML_1_1_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 _ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 

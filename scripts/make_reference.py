@@ -1,0 +1,215 @@
+"""Write src/sovtune/recipe.schema.json and docs/reference/recipe.md from the schema in sovtune.recipe.
+
+python scripts/make_reference.py           write both files
+python scripts/make_reference.py --check   write nothing; exit 1 when a file on disk differs
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from sovtune.recipe import Recipe
+from sovtune.schema_walk import hints_at, items, sections_at, sections_in
+from sovtune.yaml_file import KeyPath, dotted
+from sovtune.yaml_write import scalar_text
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "src/sovtune/recipe.schema.json"
+PAGE = ROOT / "docs/reference/recipe.md"
+EXTENDS = {
+    "type": "string",
+    "minLength": 1,
+    "description": "Another recipe, relative to this file, that this one is laid over.",
+}
+INTRO = """\
+# The recipe, key by key
+
+<!-- Written by scripts/make_reference.py from src/sovtune/recipe.py; change it there. -->
+
+A recipe is one YAML file that says everything about one run. Unknown keys, values of the wrong type and
+combinations that cannot work are mistakes; `sovtune check RECIPE` reports all of them at once, with file and
+line.
+
+- **Editor help.** Begin the file with `# yaml-language-server: $schema=../src/sovtune/recipe.schema.json`, the
+  path to the schema as seen from the recipe. Editors with a YAML language server then complete and check keys.
+- **YAML.** Plain YAML 1.2 values: `1e-4` is a number; only `true` and `false` are true and false; `yes` and
+  `no` are text. Anchors, tags, merge keys, tabs and duplicate keys are refused.
+- **Units.** Numbers stand without a unit: `4096`, not `4k`; `0.5`, not `50%`.
+- **Paths** are relative to the recipe they stand in; those given with `--set` to the recipe that is loaded.
+- **`extends: other.yaml`** lays this recipe over another one, which may extend a third (at most five). Sections
+  are merged key by key; lists and single values replace what the other recipe says, and `null` takes a value
+  back. Paths in the other recipe stay relative to that recipe.
+- **`--set a.b=value`** on the command line has the last word: `--set train.learning_rate=1e-4`,
+  `--set data.0.share=0.5` (entries of lists count from 0), `--set "adapter.targets=[q_proj, v_proj]"`,
+  `--set train.epochs=null`.
+- **`sovtune check RECIPE --explain`** prints every value with its origin: the recipe, a parent, `--set`, or the
+  default.
+"""
+
+
+def json_schema() -> str:
+    """The JSON Schema; a recipe that extends another may leave out what the other one says."""
+    full = Recipe.model_json_schema()
+    sections = full.pop("$defs")
+    sections["Recipe"] = full
+    for section in sections.values():
+        _tidy(section)
+    for name in list(sections):
+        sections[f"{name}Part"] = _without_required(copy.deepcopy(sections[name]))
+    sections["RecipePart"]["properties"]["extends"] = EXTENDS
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sovtune recipe",
+        "if": {"type": "object", "required": ["extends"]},
+        "then": {"$ref": "#/$defs/RecipePart"},
+        "else": {"$ref": "#/$defs/Recipe"},
+        "$defs": {name: sections[name] for name in sorted(_used(sections, ["Recipe", "RecipePart"]))},
+    }
+    return json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
+
+
+def _tidy(node: object) -> None:
+    """Units are for people; the words for a pattern go where editors look for them."""
+    if isinstance(node, dict):
+        node.pop("unit", None)
+        if isinstance(node.get("form"), str):
+            node["patternErrorMessage"] = f"expected {node.pop('form')}"
+        for below in node.values():
+            _tidy(below)
+    elif isinstance(node, list):
+        for below in node:
+            _tidy(below)
+
+
+def _without_required(node: object) -> object:
+    """Lists replace and are not merged, so what stands in them stays complete."""
+    if isinstance(node, dict):
+        node.pop("required", None)
+        if "$ref" in node:
+            node["$ref"] += "Part"
+        return {key: below if key == "items" else _without_required(below) for key, below in node.items()}
+    return [_without_required(below) for below in node] if isinstance(node, list) else node
+
+
+def _used(sections: dict[str, object], names: list[str]) -> set[str]:
+    """The names of sections that these refer to, and those that they refer to."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        if name not in found:
+            found.add(name)
+            text = json.dumps(sections[name])
+            names.extend(other for other in sections if f'"#/$defs/{other}"' in text)
+    return found
+
+
+def page() -> str:
+    """The reference page: a table for each section."""
+    parts = [INTRO]
+    for path, section in _sections(Recipe, ()):
+        title = f"`{_shown(path)}`" if path else "The top level"
+        lines = [f"## {title}", "", (section.__doc__ or "").strip(), ""]
+        lines += ["| key | value | default | limits | meaning |", "|---|---|---|---|---|"]
+        limits = section.model_json_schema()["properties"]
+        for name, field in section.model_fields.items():
+            hints = hints_at(section, (name,))
+            cells = [
+                f"`{name}`",
+                _value(section, name, path),
+                _default(field),
+                hints.form or _limits(limits[name]),
+                field.description or "",
+            ]
+            lines.append(
+                "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+            )
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _sections(section: type[BaseModel], path: KeyPath) -> Iterator[tuple[KeyPath, type[BaseModel]]]:
+    yield path, section
+    for name, field in section.model_fields.items():
+        for below in sections_at(section, (name,)):
+            yield from _sections(below, (*path, name))
+        for item in items(field.annotation):
+            for below in sections_in(item):
+                yield from _sections(below, (*path, name, "[]"))
+
+
+def _shown(path: KeyPath) -> str:
+    return dotted(path).replace(".[]", "[]")
+
+
+def _value(section: type[BaseModel], name: str, path: KeyPath) -> str:
+    field = section.model_fields[name]
+    if sections_at(section, (name,)):
+        return f"section [`{_shown((*path, name))}`](#{_anchor((*path, name))})"
+    if sections_in(field.annotation):
+        return f"list of [`{_shown((*path, name, '[]'))}`](#{_anchor((*path, name, '[]'))})"
+    return hints_at(section, (name,)).words.replace("a plain ", "a ")
+
+
+def _anchor(path: KeyPath) -> str:
+    return _shown(path).replace(".", "").replace("[]", "")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if isinstance(value, tuple):
+        return "none" if not value else f"`{list(value)}`"
+    return "none" if value is None else f"`{scalar_text(value)}`"
+
+
+def _limits(schema: dict[str, object]) -> str:
+    """Bounds of a number, a text or a list in words, from the field's JSON Schema."""
+    branches = [schema, *(branch for branch in schema.get("anyOf", []) if isinstance(branch, dict))]
+    words = {
+        "exclusiveMinimum": "above {}",
+        "minimum": "at least {}",
+        "exclusiveMaximum": "below {}",
+        "maximum": "at most {}",
+        "minItems": "at least {} entry",
+        "maxItems": "at most {} entries",
+    }
+    return ", ".join(
+        text.format(branch[key]) for key, text in words.items() for branch in branches if key in branch
+    )
+
+
+def main() -> int:
+    """Write or compare both files; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="exit 1 when a file on disk differs")
+    check = parser.parse_args().check
+    stale = 0
+    for path, text in ((SCHEMA, json_schema()), (PAGE, page())):
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        name = path.relative_to(ROOT)
+        if check:
+            print(
+                f"{name} is not what the schema says; run `python scripts/make_reference.py`", file=sys.stderr
+            )
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {name}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
