@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sovtune.recipe import Recipe
-from sovtune.schema_walk import hints_at, items, sections_at, sections_in
+from sovtune.schema_walk import descriptions, hints_at, items, sections_at, sections_in
 from sovtune.yaml_file import KeyPath, dotted
 from sovtune.yaml_write import scalar_text
 
@@ -36,20 +36,21 @@ A recipe is one YAML file that says everything about one run. Unknown keys, valu
 combinations that cannot work are mistakes; `sovtune check RECIPE` reports all of them at once, with file and
 line.
 
-- **Editor help.** Begin the file with `# yaml-language-server: $schema=../src/sovtune/recipe.schema.json`, the
-  path to the schema as seen from the recipe. Editors with a YAML language server then complete and check keys.
+- **Editor help.** Let the file begin with
+  `# yaml-language-server: $schema=../src/sovtune/recipe.schema.json`, the path to the schema as seen from the
+  recipe. Editors with a YAML language server then complete and check keys.
 - **YAML.** Plain YAML 1.2 values: `1e-4` is a number; only `true` and `false` are true and false; `yes` and
   `no` are text. Anchors, tags, merge keys, tabs and duplicate keys are refused.
 - **Units.** Numbers stand without a unit: `4096`, not `4k`; `0.5`, not `50%`.
 - **Paths** are relative to the recipe they stand in; those given with `--set` to the recipe that is loaded.
-- **`extends: other.yaml`** lays this recipe over another one, which may extend a third (at most five). Sections
-  are merged key by key; lists and single values replace what the other recipe says, and `null` takes a value
-  back. Paths in the other recipe stay relative to that recipe.
+- **`extends: other.yaml`** lays this recipe over another one, which may extend a third (at most five).
+  Sections are merged key by key; lists and single values replace what the other recipe says, and `null` takes
+  a value back. Paths in the other recipe stay relative to that recipe.
 - **`--set a.b=value`** on the command line has the last word: `--set train.learning_rate=1e-4`,
   `--set data.0.share=0.5` (entries of lists count from 0), `--set "adapter.targets=[q_proj, v_proj]"`,
   `--set train.epochs=null`.
-- **`sovtune check RECIPE --explain`** prints every value with its origin: the recipe, a parent, `--set`, or the
-  default.
+- **`sovtune check RECIPE --explain`** prints every value with its origin: the recipe, a parent, `--set`, or
+  the default.
 """
 
 
@@ -58,6 +59,9 @@ def json_schema() -> str:
     full = Recipe.model_json_schema()
     sections = full.pop("$defs")
     sections["Recipe"] = full
+    for section in {section for _, section in _sections(Recipe, ())}:
+        for name, text in descriptions(section).items():
+            sections[section.__name__]["properties"][name]["description"] = text
     for section in sections.values():
         _tidy(section)
     for name in list(sections):
@@ -124,7 +128,7 @@ def page() -> str:
                 _value(section, name, path),
                 _default(field),
                 hints.form or _limits(limits[name]),
-                field.description or "",
+                descriptions(section).get(name, ""),
             ]
             lines.append(
                 "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -142,10 +147,32 @@ def notes(annotation: object, field: FieldInfo | None = None) -> dict[str, str]:
 
 def purpose(root: type[BaseModel], path: KeyPath) -> str:
     """The first clause of a field's documentation."""
-    for slot in slots_at(root, path):
-        if slot.field is not None and slot.field.description:
-            return re.split(r"[;:.](?:\s|$)", slot.field.description)[0]
+    for section in sections_at(root, path[:-1]):
+        text = descriptions(section).get(str(path[-1]), "")
+        if text:
+            return re.split(r"[;:.](?:\s|$)", text)[0]
     return ""
+
+
+@cache
+def descriptions(section: type[BaseModel]) -> dict[str, str]:
+    """The docstring below each field of a section; empty when the source is not at hand."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0]
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    statements = body.body if isinstance(body, ast.ClassDef) else []
+    for field, below in pairwise(statements):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+        ):
+            text = below.value.value if isinstance(below.value, ast.Constant) else None
+            if isinstance(text, str):
+                found[field.target.id] = inspect.cleandoc(text)
+    return found
 
 
 def _words(branch: object, unit: str) -> str:
