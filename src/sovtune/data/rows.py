@@ -1,0 +1,207 @@
+"""One row of a data file into one document, after the card's format; pure."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from sovtune.data.card_schema import Fields, Format, Kind
+from sovtune.data.document import ROLES, Document, Message, Role
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NEXT: dict[Role | None, tuple[Role, ...]] = {
+    None: ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+"""Role of a turn -> roles the next turn may have; None is the beginning."""
+_TOOL_KEYS = ("tool_calls", "function_call")
+_CHARACTERISTIC: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+    ("chat", ("messages",)),
+    ("instruction", ("instruction", "output")),
+    ("prompt_completion", ("prompt", "completion")),
+    ("text", ("text",)),
+)
+"""Kind of row -> the keys that tell it, for cards without ``format``; the first that fits counts."""
+
+
+_READ: dict[Kind, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "instruction": ("instruction", "input", "output"),
+    "prompt_completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+"""Kind of row -> the fields of the row itself."""
+
+
+class RowFault(Exception):
+    """A row that does not fit; ``reason`` is what it is counted under, the message names the place."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+def guess_format(names: Mapping[str, object]) -> Format | None:
+    """The format of a row with these keys by their usual names; None when they are not usual."""
+    for kind, keys in _CHARACTERISTIC:
+        if all(key in names for key in keys):
+            return Format(kind=kind)
+    return None
+
+
+def columns(format: Format) -> frozenset[str]:
+    """The keys of a row that this format reads."""
+    return frozenset(_named(format.fields, key) for key in _READ[format.kind])
+
+
+def required(format: Format | None) -> frozenset[str]:
+    """Those of ``columns`` that must be there; without a format nobody knows."""
+    if format is None:
+        return frozenset()
+    return columns(format) - (frozenset() if format.fields.input else {"input"})
+
+
+def _named(fields: Fields, key: str) -> str:
+    """What the data calls this field; its own name when the card says nothing."""
+    return str(getattr(fields, key) or key)
+
+
+def to_document(row: object, format: Format, where: str) -> tuple[Document, bool]:
+    """A row as a document, and whether normalising to NFC changed its text.
+
+    Args:
+        row: a parsed JSON value, or a string for a piece of a text file.
+        format: the card's format.
+        where: ``file:row`` for the document.
+
+    Raises:
+        RowFault: the row does not fit.
+    """
+    reader = _Reader()
+    if isinstance(row, str):
+        return Document(where=where, text=reader.text(row, "the text")), reader.changed
+    if not isinstance(row, dict):
+        raise RowFault("not_object", f"the row is {type_name(row)}, expected an object")
+    if format.kind == "text":
+        key = _named(format.fields, "text")
+        return Document(where=where, text=reader.text(_field(row, key), key)), reader.changed
+    if format.kind == "chat":
+        turns = _turns(row, format, reader)
+    elif format.kind == "instruction":
+        turns = _instruction(row, format.fields, reader)
+    else:
+        asked, answered = (_named(format.fields, key) for key in ("prompt", "completion"))
+        question = reader.text(_field(row, asked), asked)
+        turns = _exchange(question, reader.text(_field(row, answered), answered))
+    if format.system is not None and turns[0].role != "system":
+        turns.insert(0, Message("system", reader.text(format.system, "format.system")))
+    return Document(where=where, messages=tuple(turns)), reader.changed
+
+
+class _Reader:
+    """Checks and normalises the texts of one row; remembers whether one changed."""
+
+    def __init__(self) -> None:
+        self.changed = False
+
+    def text(self, value: object, place: str) -> str:
+        """The value as NFC text; refuses null, other types, empty text, U+0000 and lone surrogates."""
+        if value is None:
+            raise RowFault("null", f"{place} is null, expected text")
+        if not isinstance(value, str):
+            raise RowFault("wrong_type", f"{place} is {type_name(value)}, expected text")
+        if not value.strip():
+            raise RowFault("empty", f"{place} is empty")
+        if "\0" in value:
+            raise RowFault("nul_character", f"{place} has U+0000 at character {value.index(chr(0)) + 1}")
+        lone = _SURROGATE.search(value)
+        if lone:
+            code = f"U+{ord(lone[0]):04X}"
+            message = f"{place} has half a surrogate pair ({code}) at character {lone.start() + 1}"
+            raise RowFault("lone_surrogate", message)
+        if unicodedata.is_normalized("NFC", value):
+            return value
+        self.changed = True
+        return unicodedata.normalize("NFC", value)
+
+
+def _exchange(question: str, answer: str) -> list[Message]:
+    return [Message("user", question), Message("assistant", answer)]
+
+
+def _instruction(row: dict[str, object], fields: Fields, reader: _Reader) -> list[Message]:
+    task_key, answer_key = _named(fields, "instruction"), _named(fields, "output")
+    task = reader.text(_field(row, task_key), task_key)
+    # Material is optional, unless the card names its column: that is a promise that it is there.
+    material = _field(row, fields.input) if fields.input else row.get("input")
+    if material not in (None, ""):
+        task = f"{task}\n\n{reader.text(material, fields.input or 'input')}"
+    return _exchange(task, reader.text(_field(row, answer_key), answer_key))
+
+
+def _turns(row: dict[str, object], format: Format, reader: _Reader) -> list[Message]:
+    name = _named(format.fields, "messages")
+    turns = _field(row, name)
+    if turns is None:
+        raise RowFault("null", f"{name} is null, expected a list of turns")
+    if not isinstance(turns, list):
+        raise RowFault("wrong_type", f"{name} is {type_name(turns)}, expected a list of turns")
+    if not turns:
+        raise RowFault("empty", f"{name} is empty")
+    messages: list[Message] = []
+    before: Role | None = None
+    for index, turn in enumerate(turns):
+        place = f"{name}[{index}]"
+        message = _turn(turn, place, format, reader)
+        if message.role not in _NEXT[before]:
+            follows = f"follows {before}" if before else "comes first"
+            wanted = " or ".join(_NEXT[before])
+            raise RowFault("role_order", f'{place}.role = "{message.role}" {follows}, expected {wanted}')
+        messages.append(message)
+        before = message.role
+    if all(message.role != "assistant" for message in messages):
+        raise RowFault("no_answer", f"{name} has no assistant turn, there is nothing to learn")
+    return messages
+
+
+def _turn(turn: object, place: str, format: Format, reader: _Reader) -> Message:
+    if not isinstance(turn, dict):
+        raise RowFault("wrong_type", f"{place} is {type_name(turn)}; a turn is an object")
+    for key in _TOOL_KEYS:
+        if turn.get(key):
+            raise RowFault("tool_call", f"{place}.{key} is set; write tool calls out in the content")
+    share_gpt = "role" not in turn and "from" in turn
+    role_key = format.fields.role or ("from" if share_gpt else "role")
+    content_key = format.fields.content or ("value" if share_gpt else "content")
+    named = _field(turn, role_key, place)
+    role = format.role_map.get(named, named) if isinstance(named, str) else named
+    if role not in ROLES:
+        shown = json.dumps(named, ensure_ascii=True)[:60]
+        message = f"{place}.{role_key} = {shown}, expected system, user, assistant or tool; add role_map:"
+        raise RowFault("bad_role", message)
+    text = reader.text(_field(turn, content_key, place), f"{place}.{content_key}")
+    return Message(role, text)
+
+
+def _field(row: dict[str, object], key: str, place: str = "") -> object:
+    if key in row:
+        return row[key]
+    names = ", ".join(sorted(str(name) for name in row)[:12]) or "nothing"
+    near = difflib.get_close_matches(key, [str(name) for name in row], n=1)
+    hint = f"`{near[0]}`? Name it" if near else "name the right one"
+    where = f"{place} has no" if place else "no"
+    raise RowFault("missing_field", f'{where} field "{key}" (there is: {names}); {hint} under format.fields')
+
+
+def type_name(value: object) -> str:
+    """What a parsed JSON value is, in words."""
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    if value is None:
+        return "null"
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
