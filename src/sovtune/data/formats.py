@@ -260,9 +260,10 @@ def _parquet(file: LocalFile, format: Format | None) -> Iterator[Row]:
 
     with _parquet_file(file) as table:
         names: list[str] = list(table.schema_arrow.names)
-        read = columns(format) if format else frozenset()
+        wanted = names
         # With a column missing all are read, so that the row's error can list what there is.
-        wanted = [name for name in names if name in read] if required(format) <= set(names) else names
+        if format is not None and required(format) <= set(names):
+            wanted = [name for name in names if name in columns(format)]
         number = 0
         try:
             for batch in table.iter_batches(batch_size=_BATCH, columns=wanted):
@@ -284,7 +285,7 @@ def _parquet_file(file: LocalFile) -> Iterator[ParquetFile]:
 
     with opened(file) as stream:
         try:
-            table = ParquetFile(stream)
+            table = ParquetFile(stream, pre_buffer=False)  # a buffer of all row groups grows with the file
         except (pyarrow.ArrowException, OSError) as error:
             raise DataRefused(
                 f"not a sound Parquet file: {str(error).splitlines()[0]}",

@@ -60,10 +60,8 @@ def columns(format: Format) -> frozenset[str]:
     return frozenset(_named(format.fields, key) for key in _READ[format.kind])
 
 
-def required(format: Format | None) -> frozenset[str]:
-    """Those of ``columns`` that must be there; without a format nobody knows."""
-    if format is None:
-        return frozenset()
+def required(format: Format) -> frozenset[str]:
+    """Those of ``columns`` that must be there."""
     return columns(format) - (frozenset() if format.fields.input else {"input"})
 
 
