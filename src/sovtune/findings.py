@@ -1,0 +1,111 @@
+"""What a run's records say, in sentences: the verdict and the measured limits, for card and report alike."""
+
+from __future__ import annotations
+
+from sovtune import figures
+from sovtune.evidence import Evidence
+from sovtune.licence_promises import LicenceProblem, problems
+from sovtune.records import BaseRecord, TextScore
+
+FEW_DOCUMENTS = 100
+"""Below this many documents a held-out set covers few kinds of text, whatever the interval says."""
+
+
+def licence_problems(evidence: Evidence) -> tuple[LicenceProblem, ...]:
+    """Where ``card.licence`` promises more than base and data allow (see ``licence_promises``)."""
+    recipe = evidence.recipe
+    return problems(
+        recipe.card.licence,
+        base_licence=recipe.base.licence,
+        data_licences=evidence.data_licences,
+        name=evidence.name,
+        language=recipe.language,
+    )
+
+
+def score_sentence(score: TextScore) -> str:
+    """``Korean: 1.90 → 1.62 bits per byte, −14.6 % (95 % interval −15.9 % to −13.2 %)``."""
+    return (
+        f"{figures.language_name(score.language)}: "
+        f"{figures.number(score.base)} → {figures.number(score.adapter)} bits per byte, "
+        f"{figures.change(score.change_percent)} "
+        f"(95 % interval {figures.change_interval(score.change_interval)})"
+    )
+
+
+def gate_sentence(evidence: Evidence) -> str:
+    """How many of the recipe's quality gates hold."""
+    gates = evidence.evaluation.gates
+    if not gates:
+        return "No quality gate was set."
+    failed = sum(not gate.passed for gate in gates)
+    if failed:
+        return f"{failed} of {len(gates)} quality gates failed."
+    return {1: "The quality gate holds.", 2: "Both quality gates hold."}.get(
+        len(gates), f"All {len(gates)} quality gates hold."
+    )
+
+
+def _score_limits(score: TextScore) -> list[str]:
+    name, low, high = figures.language_name(score.language), *score.change_interval
+    ends = figures.change_interval(score.change_interval)
+    moved = f"{figures.change(score.change_percent)} (95 % interval {ends})"
+    limits = []
+    if low > 0:
+        limits.append(f"{name} became worse: bits per byte of {score.name} change by {moved}.")
+    elif score.role == "target" and high >= 0:
+        limits.append(f"No clear gain in {name}: bits per byte of {score.name} change by {moved}.")
+    if score.documents < FEW_DOCUMENTS:
+        limits.append(
+            f"{score.name}: only {score.documents} documents; other kinds of text are {figures.NOT_MEASURED}."
+        )
+    return limits
+
+
+def _data_limits(evidence: Evidence) -> list[str]:
+    data = evidence.data
+    limits = [
+        f"Training data {entry.title} contains personal data: {entry.personal_data}."
+        for entry in data.datasets
+        if entry.personal_data != "none"
+    ]
+    limits += [
+        f"{count:,} documents were longer than {data.max_length:,} tokens and were {what}."
+        for what, count in data.overlong.items()
+        if count
+    ]
+    if data.tokens_cut:
+        limits.append(f"{data.tokens_cut:,} tokens were cut off at {data.max_length:,} tokens.")
+    return limits + [f"While the data was prepared: {warning}." for warning in data.warnings]
+
+
+def limitations(evidence: Evidence) -> list[str]:
+    """What was measured against the adapter, or was not measured at all; one sentence each."""
+    scores = evidence.evaluation.scores
+    found = [sentence for score in scores for sentence in _score_limits(score)]
+    if not scores:
+        found.append(f"Base and adapter were not compared on held-out text: {figures.NOT_MEASURED}.")
+    elif not any(score.role == "replay" for score in scores):
+        found.append(f"The effect on languages other than the target: {figures.NOT_MEASURED}.")
+    found += [
+        f"A quality gate failed: {gate.name}, measured {figures.change(gate.measured)}."
+        for gate in evidence.evaluation.gates
+        if not gate.passed
+    ]
+    found += _data_limits(evidence)
+    if evidence.base.converted_from is not None:
+        found.append(
+            "The base weights were converted from a GGUF file; they may differ from the original checkpoint."
+        )
+    found.append(
+        "Bits per byte says how well text is predicted. Whether answers are true, safe or fair: "
+        f"{figures.NOT_MEASURED}."
+    )
+    return found
+
+
+def origin(base: BaseRecord) -> str:
+    """Where the base came from; a Hub's address is left out, since it may be inside somebody's network."""
+    if base.source_kind == "wheel":
+        return f"a package-index wheel, {base.source}"
+    return {"folder": "a local folder", "hub": "a model hub"}.get(base.source_kind, base.source_kind)
