@@ -1,6 +1,6 @@
-"""Write src/sovtune/recipe.schema.json and docs/reference/recipe.md from the schema in sovtune.recipe.
+"""Write recipe.schema.json and docs/reference/recipe.md and data-card.md from the schemas of recipe and card.
 
-python scripts/make_reference.py           write both files
+python scripts/make_reference.py           write all three
 python scripts/make_reference.py --check   write nothing; exit 1 when a file on disk differs
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sovtune.data.card_schema import DataCard
 from sovtune.recipe import Recipe
 from sovtune.schema_walk import descriptions, hints_at, items, sections_at, sections_in
 from sovtune.yaml_file import KeyPath, dotted
@@ -22,6 +23,7 @@ from sovtune.yaml_write import scalar_text
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "src/sovtune/recipe.schema.json"
 PAGE = ROOT / "docs/reference/recipe.md"
+CARD_PAGE = ROOT / "docs/reference/data-card.md"
 EXTENDS = {
     "type": "string",
     "minLength": 1,
@@ -51,6 +53,18 @@ line.
   `--set train.epochs=null`.
 - **`sovtune check RECIPE --explain`** prints every value with its origin: the recipe, a parent, `--set`, or
   the default.
+"""
+
+CARD_INTRO = """\
+# The data card, key by key
+
+<!-- Written by scripts/make_reference.py from src/sovtune/data/card_schema.py and card_sections.py; change it
+there. -->
+
+A data card is one YAML file that says what a data set is, where it is from and what may be done with it.
+sovtune trains on nothing without one. [The guide](../data-cards.md) tells why each thing is asked. Unknown
+keys, values of the wrong type and statements that contradict each other are mistakes; all of them are
+reported at once, with file and line.
 """
 
 
@@ -113,10 +127,10 @@ def _used(sections: dict[str, object], names: list[str]) -> set[str]:
     return found
 
 
-def page() -> str:
-    """The reference page: a table for each section."""
-    parts = [INTRO]
-    for path, section in _sections(Recipe, ()):
+def page(root: type[BaseModel], intro: str) -> str:
+    """The reference page of a file: the introduction, then a table for each section."""
+    parts = [intro]
+    for path, section in _sections(root, ()):
         title = f"`{_shown(path)}`" if path else "The top level"
         lines = [f"## {title}", "", (section.__doc__ or "").strip(), ""]
         lines += ["| key | value | default | limits | meaning |", "|---|---|---|---|---|"]
@@ -192,14 +206,18 @@ def _limits(schema: dict[str, object]) -> str:
 
 
 def main() -> int:
-    """Write or compare both files; returns the exit code."""
+    """Write or compare the files; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="exit 1 when a file on disk differs")
     check = parser.parse_args().check
     stale = 0
-    for path, text in ((SCHEMA, json_schema()), (PAGE, page())):
+    for path, text in (
+        (SCHEMA, json_schema()),
+        (PAGE, page(Recipe, INTRO)),
+        (CARD_PAGE, page(DataCard, CARD_INTRO)),
+    ):
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1

@@ -218,7 +218,7 @@ class Train(Section):
 
     def _batch_holds_micro_rows(self) -> Conflict | None:
         rows, longest = self.run.micro_rows, self.rows.max_length
-        if rows is not None and rows > 1 and rows * longest > self.batch_tokens:
+        if rows is not None and longest <= self.batch_tokens < rows * longest:
             message = f"{rows} rows of rows.max_length = {longest} exceed batch_tokens = {self.batch_tokens}"
             return Conflict(message, ("run", "micro_rows"))
         return None

@@ -80,7 +80,7 @@ class Section(BaseModel):
     """
 
     # Field docstrings are read when someone asks (schema_walk.descriptions): pydantic's
-    # use_attribute_docstrings parses every class at import, a fifth of the time `sovtune check` takes to start.
+    # use_attribute_docstrings parses every class at import, a fifth of what `sovtune check` takes to start.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     rules: ClassVar[tuple[Callable[..., Conflict | None], ...]] = ()
 

@@ -57,6 +57,7 @@ _PLAIN_WORDS = (
     ("found undefined tag handle", "a tag (`!...`); recipes and cards hold plain values only"),
     ("expected chomping or indentation indicators", "only `|`, `>`, `|-` or `>-` may open a text block"),
 )
+_LATE = ("end of stream", "expected ',' or", "could not find expected ':'")
 _NO_START = re.compile(r"found character '(.+)' that cannot start any token")
 
 
@@ -335,8 +336,8 @@ class _Reader:
     def _note_error(self, error: yaml.MarkedYAMLError) -> None:
         problem = error.problem or error.context or str(error)
         mark = error.problem_mark or error.context_mark
-        if error.context_mark is not None and ("end of stream" in problem or "expected ',' or" in problem):
-            mark = error.context_mark  # where it was opened helps, where the reader gave up does not
+        if error.context_mark is not None and any(words in problem for words in _LATE):
+            mark = error.context_mark  # where it began helps, where the reader gave up does not
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
         self.note(line, column, _plain_words(problem))
 

@@ -1,0 +1,119 @@
+"""A recipe that names every key there is, for tests that change one thing and look at the answer."""
+
+from sovtune.yaml_file import KeyPath, parse_yaml
+
+FULL = """\
+# yaml-language-server: $schema=../src/sovtune/recipe.schema.json
+# Every key once; lists have the entries they need to show every key.
+schema_version: 1
+name: full-recipe
+language: ko
+seed: 17
+method: sft
+
+base:
+  model: example-org/Example-1B
+  revision: 3f1c0de
+  content_sha256: 5df6e0e2761359d30a8275058e299fcc0381534545f55cf43e41983f5d4c9456
+  mirrors:
+    - folder: ../models/example
+    - hub: https://hub.example.org
+    - wheel: example-weights==1.2.0
+      file: weights/model.gguf
+      sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+  licence: LicenseRef-example
+  licence_link: https://example.org/licence
+  quantisation:
+    kind: nf4
+    double: true
+    compute: bfloat16
+
+adapter:
+  kind: qlora
+  rank: 16
+  alpha: 32
+  dropout: 0.05
+  targets: [q_proj, v_proj]
+
+data:
+  - card: ../data_cards/ko.yaml
+    share: 0.9
+    split: train
+    max_rows: 5000
+    on_bad_row: drop
+    repeat: 2
+  - card: ../data_cards/en.yaml
+    share: 0.1
+
+train:
+  epochs: 3
+  steps: null
+  tokens: null
+  batch_tokens: 4096
+  learning_rate: 2e-4
+  schedule: cosine
+  warmup: 0.03
+  weight_decay: 0.01
+  clip: 1.0
+  rows:
+    max_length: 1024
+    packing: true
+    overlong: drop
+  run:
+    engine: plain
+    gradient_checkpointing: true
+    checkpoint_steps: 50
+    keep_checkpoints: 3
+    micro_rows: 2
+    device: cpu
+
+evaluate:
+  texts:
+    - card: ../data_cards/ko-heldout.yaml
+      role: target
+      max_documents: 60
+    - card: ../data_cards/en-heldout.yaml
+      role: replay
+  prompts:
+    - 한국의 수도는 어디인가요?
+    - ما هي عاصمة السعودية؟
+  max_new_tokens: 64
+  max_length: 512
+  fail_if_replay_rises: 3
+  fail_if_target_falls_less: 5
+
+card:
+  licence: CC-BY-4.0
+  title: 한국어 어댑터
+  summary: A recipe that names every key.
+  intended_use: Tests.
+  out_of_scope: Everything else.
+  limitations:
+    - It is never trained.
+  contact: team@example.org
+
+publish:
+  to: hub:example-org/full-recipe
+  endpoint: https://hub.example.org
+  tag: v1.0.0
+  private: true
+  token_env: SOVTUNE_HUB_TOKEN
+"""
+
+
+def line_of(needle: str, text: str = FULL) -> int:
+    """Number of the only line that begins with ``needle`` (leading spaces and ``- `` do not count)."""
+    found = [n for n, line in enumerate(text.splitlines(), 1) if line.lstrip(" -").startswith(needle)]
+    assert len(found) == 1, f"{needle!r} begins {len(found)} lines"
+    return found[0]
+
+
+def keys() -> list[tuple[int, int, KeyPath]]:
+    """Line and column (from 1) and path of every key in ``FULL``."""
+    found = []
+    for path, mark in parse_yaml(FULL, "full.yaml").marks.items():
+        if path and isinstance(path[-1], str):
+            line, column = mark.key.line, mark.key.column
+            assert FULL.splitlines()[line - 1][column - 1 :].startswith(f"{path[-1]}:")
+            found.append((line, column, path))
+    return found
