@@ -672,3 +672,13 @@ def test_a_hub_data_set_that_is_not_there(tmp_path: Path, hub: list[str]) -> Non
         EnvironmentFault, match="hub:org/nothing at main is not in the cache and cannot be fetched"
     ):
         files_of(loaded.card, loaded.card.files[0], tmp_path)
+
+
+def test_a_path_from_the_root_is_not_given_away(tmp_path: Path) -> None:
+    data = lines({"text": "1"}, {"text": ""})
+    (tmp_path / "a.jsonl").write_bytes(data)
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "rows": 2}
+    loaded = card_of(tmp_path / "elsewhere", str(tmp_path / "a.jsonl"), **entry)
+    (found,) = verify_files(loaded, None)
+    assert found.path == "a.jsonl"
+    assert refusal(loaded) == "a.jsonl:2: text is empty"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def _missing_files(loaded: LoadedCard) -> list[tuple[KeyPath, str]]:
             message = f"the file has {size} bytes, the card says {entry.bytes}"
             found.append((("files", index, "bytes"), message))
     evidence = loaded.card.licence.evidence
-    if evidence is not None and not (loaded.folder / evidence).is_file():
+    if evidence is not None and not os.path.isfile(loaded.folder / evidence):  # Path's may raise
         found.append((("licence", "evidence"), f"there is no file {evidence}"))
     return found
 

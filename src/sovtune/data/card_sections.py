@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from sovtune.licences import licence_keys, licence_link, parse_expression
-from sovtune.section import Conflict, LanguageTag, LocalPath, Section, Sha256, Share, Text, Url
+from sovtune.section import Conflict, LanguageTag, LocalPath, Section, Sha256, Share, Text, Url, form
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def _first_and_last(value: tuple[T, ...]) -> tuple[T, ...]:
 NotEmpty = Annotated[tuple[T, ...], AfterValidator(_some), Field(json_schema_extra={"minItems": 1})]
 Answer = Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_no)]
 """yes, no or unknown; true and false are accepted too, since YAML 1.1 tools write them for yes and no."""
-Day = Annotated[dt.date, BeforeValidator(_day)]
+Day = Annotated[dt.date, BeforeValidator(_day), Field(json_schema_extra=form("a day, written YYYY-MM-DD"))]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -73,7 +73,7 @@ class Licence(Section):
     verified_by: Text | None = None
     """Who read it: a team or role."""
     verified_on: Day | None = None
-    """When, as YYYY-MM-DD."""
+    """When."""
 
     def _hash_has_a_file(self) -> Conflict | None:
         if self.sha256 is not None and self.evidence is None:
@@ -110,7 +110,7 @@ class Rights(Section):
     territory: tuple[Text, ...] = ()
     """Countries the right is limited to, as ISO 3166 codes; empty: no limit."""
     expires: Day | None = None
-    """Last day of the right, as YYYY-MM-DD; afterwards sovtune does not train on it."""
+    """Last day of the right; afterwards sovtune does not train on it."""
     agreement: Text | None = None
     """Path or number of the contract or letter; required for basis permission."""
 
@@ -143,7 +143,7 @@ class Source(Section):
     url: Url | None = None
     """Where it is."""
     collected: Annotated[tuple[Day, ...], AfterValidator(_first_and_last)] | None = None
-    """First and last day of collection, as YYYY-MM-DD."""
+    """First and last day of collection."""
     crawler: Text | None = None
     """For crawl: program and version."""
     robots_respected: Annotated[Literal["yes", "no"], BeforeValidator(_yes_no)] | None = None
@@ -179,7 +179,7 @@ class Scan(Section):
     version: Text | None = None
     """Its version."""
     date: Day
-    """When, as YYYY-MM-DD."""
+    """When."""
     findings: Count
     """Hits that were left."""
 
