@@ -1,0 +1,72 @@
+"""Makes a small but complete run folder for the publish tests."""
+
+import json
+import struct
+from pathlib import Path
+
+from sovtune.records import EvalReport, GateResult, to_json
+
+BASE, REVISION = "org/tiny-base", "0123456789abcdef0123456789abcdef01234567"
+
+
+def safetensors(values: int = 64) -> bytes:
+    """A valid safetensors file with one float32 tensor."""
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    header = {
+        name: {"dtype": "F32", "shape": [values], "data_offsets": [0, 4 * values]},
+        "__metadata__": {"format": "pt"},
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + struct.pack(f"<{values}f", *range(values))
+
+
+def adapter_config(**changes: object) -> str:
+    """What peft writes, as far as publishing looks at it."""
+    config: dict[str, object] = {
+        "peft_type": "LORA", "base_model_name_or_path": BASE, "revision": REVISION, "auto_mapping": None,
+    }  # fmt: skip
+    return json.dumps(config | changes, indent=2)
+
+
+def eval_json(*, passed: bool = True) -> str:
+    """An evaluation with one gate."""
+    gate = GateResult(name="english_loss", limit=3.0, measured=1.0 if passed else 9.5, passed=passed)
+    return to_json(
+        EvalReport(scores=(), samples=(), gates=(gate,), decoding="greedy", bootstrap="-", seconds=1.0)
+    )
+
+
+def make_run(folder: Path) -> Path:
+    """A finished run as the other stages leave it, with things that must stay home."""
+    files = {
+        "README.md": "---\nlicense: apache-2.0\n---\n# 한국어 어댑터\n",
+        "recipe.lock.yaml": "name: tiny\n",
+        "eval.json": eval_json(),
+        "data.json": "{}\n",
+        "train.json": "{}\n",
+        "report.html": '<html dir="rtl">تقرير</html>\n',
+        "LICENSE": "Apache-2.0\n",
+        "adapter/adapter_config.json": adapter_config(),
+        "adapter/tokenizer.json": '{"model": {"vocab": {"/home/kim": 0}}}\n',
+        "adapter/tokenizer_config.json": "{}\n",
+        "adapter/chat_template.jinja": "{{ messages }}\n",
+        # stays home
+        "adapter/README.md": "base_model: /home/kim/base\n",
+        "checkpoints/step-2/optimizer.txt": "state\n",
+        "metrics.jsonl": '{"host": "gpu"}\n',
+    }
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (folder / "adapter/adapter_model.safetensors").write_bytes(safetensors())
+    (folder / "adapter/training_args.bin").write_bytes(b"\x80\x04pickle")
+    return folder
+
+
+PUBLISHED = {
+    "README.md", "recipe.lock.yaml", "eval.json", "data.json", "train.json", "report.html", "LICENSE",
+    "SHA256SUMS", "adapter_model.safetensors", "adapter_config.json", "tokenizer.json",
+    "tokenizer_config.json", "chat_template.jinja",
+}  # fmt: skip
+"""Exactly what of ``make_run`` is published."""
