@@ -14,6 +14,7 @@ import re
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -390,10 +391,8 @@ def main() -> None:
     orgs = tuple(arguments.org) or ("org",)
     hub = HubServer(arguments.root, tokens={arguments.token: arguments.user}, orgs=orgs, port=arguments.port)
     print(hub.url, flush=True)
-    try:
+    with suppress(KeyboardInterrupt):
         hub.serve_forever()
-    except KeyboardInterrupt:
-        return
 
 
 if __name__ == "__main__":
