@@ -77,16 +77,32 @@ def _reporter(quiet: bool) -> Reporter:
     return Reporter(Console(stderr=True), quiet=quiet)
 
 
+def _close_network(endpoints: Iterable[str]) -> None:
+    """Environment and allow-list before anything heavy is imported; talk of dependencies stays off the terminal."""
+    import logging
+    import warnings
+
+    from sovtune.network import air_gap_environment, allowed_hosts, guard_egress
+
+    hosts = allowed_hosts(endpoints)
+    air_gap_environment(offline=not hosts)
+    guard_egress(hosts)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports the optional package `kernels` as missing
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(transformers|peft|trl|torch|bitsandbytes|accelerate)\b")
+
+
 def _load(recipe: Path, sets: Iterable[str], *, publishes: bool = False, offline: bool = False) -> LoadedRecipe:
     """Read the recipe, then close the network to all but the hosts it names (before anything heavy is imported)."""
-    from sovtune.network import close_network
     from sovtune.recipe_file import load_recipe
 
     loaded = load_recipe(recipe, list(sets))
     endpoints = [mirror.hub for mirror in loaded.recipe.base.mirrors if mirror.hub and not offline]
     if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
         endpoints.append(loaded.recipe.publish.endpoint)
-    close_network(endpoints)
+    _close_network(endpoints)
     return loaded
 
 
@@ -195,8 +211,9 @@ def data(
     run_dir = _run_upto(recipe, sets, runs_dir, "data", quiet=quiet, restart=restart, offline=offline)
     if show:
         from sovtune.preview import preview
+        from sovtune.recipe_file import load_recipe
 
-        preview(recipe, sets, show)
+        preview(load_recipe(recipe, sets), show)
     if as_json:
         _print_json({"run_dir": str(run_dir), **_record(run_dir, "data.json")})
 
@@ -250,10 +267,9 @@ def evaluate(
         return
     if base is None or not text:
         raise UsageError("nothing to evaluate: give a RECIPE, or --base and --text")
-    from sovtune.network import close_network
     from sovtune.score_command import score_texts
 
-    close_network([])
+    _close_network([])
     with _reporter(quiet) as report:
         result = score_texts(base, adapter, text, quantisation, report)
     if as_json:
@@ -299,10 +315,9 @@ def publish(
     """
     from dataclasses import asdict
 
-    from sovtune.network import close_network
     from sovtune.progress import size
 
-    close_network([endpoint] if endpoint else [])
+    _close_network([endpoint] if endpoint else [])
     from sovtune.publish import publish as publish_run
 
     with _reporter(quiet) as report:
@@ -359,9 +374,8 @@ def doctor(
 
     Example:  sovtune doctor --endpoint https://hub.example
     """
-    from sovtune.network import close_network
 
-    close_network(endpoints)
+    _close_network(endpoints)
     from sovtune import doctor as examination
 
     checks = examination.run_checks(endpoints)

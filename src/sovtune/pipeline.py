@@ -77,7 +77,7 @@ def fetch(loaded: LoadedRecipe, report: Reporter) -> ResolvedBase:
 
 
 def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> ResolvedBase:
-    base = resolve(loaded.recipe.base, root=loaded.root, say=report.say, offline=offline)
+    base = resolve(loaded.resolved().base, root=loaded.root, say=report.say, offline=offline)
     report.say(f"{base.record.model}, {base.record.parameters / 1e6:.0f} M parameters, from {base.record.source}")
     return base
 
@@ -90,14 +90,15 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
     report.stage("base")
     base = _resolve(loaded, report, offline=options.offline)
     report.stage("data")
-    data = prepare(loaded.recipe, base_folder=base.folder, base_hash=base.record.content_sha256, cache=cache_home())
+    recipe = loaded.resolved()
+    data = prepare(recipe, base_folder=base.folder, base_hash=base.record.content_sha256, cache=cache_home())
     _tell_data(data.report, report)
     lock = lock_text(loaded, locked_facts(base.record, data.report))
     folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
     folder.save("base", base.record)
     folder.save("data", data.report)
     fingerprint = hashlib.sha256(lock.encode()).hexdigest()
-    return _State(loaded.recipe, base, data, folder, fingerprint, options, report)
+    return _State(recipe, base, data, folder, fingerprint, options, report)
 
 
 def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sovtune.data.card import LoadedCard, load_card, verify_files
 from sovtune.data.chat import Rendered, render_chat, render_text
 from sovtune.data.document import Document
 from sovtune.data.pack import Fitted, fit, pack
-from sovtune.data.sources import SourceRequest, read_documents
+from sovtune.data.sources import DROPPED, ROWS_READ, SourceRequest, dropped_rows, read_documents
 from sovtune.data.template import TextFormat, read_format
 from sovtune.errors import DataRefused
 from sovtune.recipe import DataSource, Recipe
@@ -118,17 +118,22 @@ def _read(recipe: Recipe, source: _Source, text_format: TextFormat) -> tuple[lis
     rendered: list[Rendered] = []
     for document in read_documents(source.loaded, request, counts):
         try:
-            rendered.append(_render(recipe, document, text_format))
+            rendered.append(render(recipe, document, text_format))
         except DataRefused as error:
             if source.wish.on_bad_row == "error":
                 raise DataRefused(error.what, where=error.where or document.where, why=error.why, fix=error.fix) from error
-            counts["dropped: " + error.what.split(" (")[0].split(":")[0]] += 1
+            counts[DROPPED + "not_renderable"] += 1
     if not rendered:
         raise DataRefused(f"no usable row in data card {source.loaded.card.id}", where=str(source.loaded.path))
     return rendered, counts
 
 
-def _render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rendered:
+def render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rendered:
+    """One document as the recipe's method wants it.
+
+    Raises:
+        DataRefused: the document does not fit the method, or nothing of it carries loss.
+    """
     if recipe.method == "cpt":
         if document.text is None:
             raise DataRefused("a dialogue in a cpt recipe", where=document.where, why="cpt learns running text", fix="use method: sft")
@@ -258,9 +263,9 @@ def _data_set(source: _Source, counts: Counter[str], fitted: Fitted, all_tokens:
         source="; ".join(dict.fromkeys(entry.kind for entry in card.sources)),
         personal_data=card.personal_data.contains,
         files=source.files,
-        rows_read=counts["rows"],
+        rows_read=counts[ROWS_READ],
         rows_used=len({document.where for document in fitted.documents}),
-        dropped={name.removeprefix("dropped: "): count for name, count in counts.items() if name.startswith("dropped: ")},
+        dropped=dropped_rows(counts),
         tokens=tokens,
         supervised_tokens=sum(document.supervised for document in fitted.documents),
         share_asked=source.wish.share,

@@ -1,0 +1,46 @@
+"""What `sovtune run` prints at the end: where things are, what changed, three answers, the next commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sovtune.records import EvalReport, PublishReceipt
+from sovtune.runs import RunFolder
+
+SAMPLES, WIDTH = 3, 160
+
+
+def _short(text: str) -> str:
+    """One line of at most WIDTH characters, for a terminal."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def summary(run_dir: Path, recipe: Path) -> str:
+    """The closing text of a run, from its records."""
+    folder = RunFolder(run_dir)
+    report = folder.need("evaluate", EvalReport)
+    receipt = folder.load("publish", PublishReceipt)
+    lines = ["", "Where everything is"]
+    places = [("adapter", run_dir / "adapter"), ("model card", run_dir / "README.md"), ("report", run_dir / "report.html")]
+    lines += [f"  {name:<11} {place}" for name, place in places]
+    if receipt is not None:
+        lines.append(f"  {'published':<11} {receipt.target}, tag {receipt.tag}")
+    lines += ["", "Bits per byte, base -> adapter (less is better; 95 % interval of the change)"]
+    for score in report.scores:
+        low, high = score.change_interval
+        lines.append(
+            f"  {score.language:<4} {score.base:.3f} -> {score.adapter:.3f}   {score.change_percent:+.1f} % "
+            f"({low:+.1f} to {high:+.1f})   {score.card_id}, {score.documents} texts"
+        )
+    if report.samples:
+        lines += ["", "Answers, base -> adapter (greedy)"]
+    for sample in report.samples[:SAMPLES]:
+        lines += [f"  > {_short(sample.prompt)}", f"    base:    {_short(sample.base)}", f"    adapter: {_short(sample.adapter)}"]
+    lines += ["", "Next"]
+    lines += [
+        f"  sovtune check {recipe} --explain     where every setting comes from",
+        f"  sovtune data {recipe} --show 3       what the model learnt from, token by token",
+        f"  sovtune publish {run_dir} --to hub:ORG/NAME --endpoint URL --dry-run   what would be published",
+    ]
+    return "\n".join(lines)
