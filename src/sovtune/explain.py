@@ -122,7 +122,9 @@ def problems_of(
     explained = _Explanation(kind, values, marks)
     explained.wrong.update(unusable)
     explained.add_all(errors[:MAX_ERRORS])
-    if len(errors) > MAX_ERRORS:
+    if len(errors) <= MAX_ERRORS:  # a rule may only meet values that are known to be right
+        explained.add_conflicts(errors)
+    else:
         explained.add((), f"{len(errors) - MAX_ERRORS} more mistakes; is this the right file?")
     return sort_problems(explained.problems, marks)
 
@@ -184,27 +186,29 @@ class _Explanation:
         self.wrong: set[KeyPath] = set()  # paths whose value cannot be used to look for conflicts
 
     def add_all(self, errors: list[ErrorDetails]) -> None:
-        """Add a problem for each mistake and for each conflict that the mistakes leave visible."""
+        """Add a problem for each mistake."""
         cleaned = [(*self._clean(error), error) for error in errors if error["type"] != "conflict"]
         for path, _, error in cleaned:
             if error["type"] == "extra_forbidden":
                 self._add_unknown(path)
         done: set[KeyPath] = set()
         for path, union, error in cleaned:
-            deeper = union is not None and any(
-                other == union and len(at) > len(path) for at, other, _ in cleaned
+            # A union reports every branch, and the one that went deepest is the one that was meant; a list
+            # with a wrong entry is called too short as well.
+            echo = (union is not None or error["type"] == "too_short") and any(
+                other == union and len(at) > len(path) and at[: len(path)] == path for at, other, _ in cleaned
             )
-            if error["type"] == "extra_forbidden" or path in done or deeper:
-                continue  # a union reports every branch; the one that went deepest is the one that was meant
+            if error["type"] == "extra_forbidden" or path in done or echo:
+                continue
             done.add(path)
             if error["type"] == "missing":
                 self._add_missing(path)
             else:
                 self.wrong.add(path)
                 self._add_wrong(path, error, alone=sum(at == path for at, _, _ in cleaned) == 1)
-        self._add_conflicts(errors)
 
-    def _add_conflicts(self, errors: list[ErrorDetails]) -> None:
+    def add_conflicts(self, errors: list[ErrorDetails]) -> None:
+        """Add a problem for each broken rule that the wrong values leave visible."""
         broken = list(conflicts(self.root, self.values, self.wrong))
         if not broken and not self.wrong:  # a model without rules of its own may still raise one
             raised = [error for error in errors if error["type"] == "conflict"]

@@ -121,28 +121,32 @@ def recipe_hash(recipe: Recipe) -> str:
 
     ``load_recipe`` makes local paths relative to the recipe's folder, so that the hash moves with a project.
     """
-    text = json.dumps(
-        recipe.model_dump(mode="json"),
-        ensure_ascii=False,
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
+    return _canonical_hash(recipe.model_dump(mode="json"))
+
+
+def _canonical_hash(values: Mapping[str, Value]) -> str:
+    text = json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def lock_text(loaded: LoadedRecipe, facts: Mapping[str, Value]) -> str:
     """The lock of a run: the effective recipe, its hash, and what it was found to depend on.
 
+    The lock says what a run is made of and is published with it. Where things came from or go to on this
+    machine is left out: mirrors and the publish target, and of local paths all but the file name.
+
     Args:
         loaded: the recipe.
         facts: versions and hashes of base, data, template and tokenizer; plain values only.
     """
-    values: dict[str, Value] = {
-        "recipe_sha256": recipe_hash(loaded.recipe),
-        "recipe": loaded.recipe.model_dump(mode="json"),
-        "facts": dict(facts),
-    }
+    recipe: dict[str, Value] = loaded.recipe.model_dump(
+        mode="json", exclude={"publish": True, "base": {"mirrors"}}
+    )
+    for pattern in LOCAL_PATHS:
+        for holder, key in _local_paths(recipe, pattern):
+            holder[key] = Path(str(holder[key])).name
+    digest = _canonical_hash(recipe)
+    values: dict[str, Value] = {"recipe_sha256": digest, "recipe": recipe, "facts": dict(facts)}
     head = (
         "# Written by sovtune: what this run is made of. Resuming and publishing compare it; do not edit.\n"
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from full_recipe import FULL, line_of
 from pydantic import BaseModel, Field
 
-from full_recipe import FULL, line_of
 from sovtune.errors import CardError, Problem, RecipeError
 from sovtune.explain import MAX_ERRORS, check, nearest, read_model
 from sovtune.recipe import Recipe
@@ -233,6 +233,9 @@ def test_a_data_file_taken_for_a_recipe_gives_a_short_answer() -> None:
     found = problems(text)
     assert len(found) <= MAX_ERRORS + 1
     assert any("more mistakes" in problem.message for problem in found)
+    assert problems(
+        text + "train:\n  batch_tokens: x\n  epochs: 1\n"
+    )  # too many to know that this one is wrong
 
 
 def test_problem_as_json() -> None:

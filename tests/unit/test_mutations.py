@@ -1,13 +1,19 @@
 """One mistake at a time in a recipe that names every key: the exact line, and for typos the right word."""
 
-import pytest
+import copy
+import json
+from dataclasses import asdict
 
+import pytest
 from full_recipe import FULL, keys, line_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from sovtune.errors import Problem
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import check_recipe, load_recipe
 from sovtune.schema_walk import sections_in
-from sovtune.yaml_file import KeyPath, dotted
+from sovtune.yaml_file import KeyPath, dotted, parse_yaml
 
 
 @pytest.fixture
@@ -51,6 +57,7 @@ def dropped(word: str) -> str:
 
 
 KEYS = keys()
+WORDS = sorted({str(path[-1]) for _, _, path in KEYS})
 TYPOS = [
     (typo, *key) for typo in (exchanged, dropped) for key in KEYS if typo is exchanged or len(key[2][-1]) > 2
 ]
@@ -211,6 +218,45 @@ def test_a_missing_key(mistakes, path: KeyPath) -> None:
     assert "missing" in problem.message
     rows = [row.lstrip(" -") for row in text.splitlines()]
     assert problem.line == rows.index(SECTION_LINES[path[:-1]]) + 1
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["dir:", "hub:a/b"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=4), inner)
+    ),
+    max_leaves=6,
+)
+
+
+def test_whatever_stands_anywhere_every_answer_is_a_problem(mistakes) -> None:
+    values = parse_yaml(FULL, "full.yaml").values
+
+    @settings(derandomize=True, max_examples=50, deadline=None)
+    @given(
+        st.lists(st.tuples(st.sampled_from([path for _, _, path in KEYS]), ANYTHING), min_size=1, max_size=4)
+    )
+    def check(changes: list[tuple[KeyPath, object]]) -> None:
+        changed = copy.deepcopy(values)
+        for path, value in changes:
+            holder = changed
+            for part in path[:-1]:
+                inside = isinstance(holder, dict) and part in holder
+                inside = inside or (isinstance(holder, list) and isinstance(part, int) and part < len(holder))
+                holder = holder[part] if inside else {}
+            if isinstance(holder, dict):
+                holder[path[-1]] = value
+        for problem in mistakes(json.dumps(changed)):
+            assert problem.line == 1
+            assert problem.message
+            json.dumps(asdict(problem))
+
+    check()
 
 
 def test_there_are_enough_of_them() -> None:
