@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SUPPORTED_TYPES = frozenset({"llama", "qwen2", "qwen3", "glm4", "seed_oss", "hunyuan_v1_dense", "ernie4_5", "internlm3"})
+SUPPORTED_TYPES = frozenset({"llama", "qwen2", "qwen3", "glm4", "hunyuan_v1_dense", "ernie4_5"})
 """Model types whose attention goes through transformers' interface and whose equality test exists (tests/tiny/test_fastpath.py)."""
 
 # Config keys that change the attention or the logits in ways the fast path does not compute.

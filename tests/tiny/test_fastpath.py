@@ -1,0 +1,142 @@
+"""The fast path equals the plain path: losses, gradients, isolation of documents; fp32 tightly, bf16 within its noise."""
+
+import pytest
+import torch
+
+from sovtune.fastpath import attention, select
+from sovtune.fastpath.loss import next_token_loss, token_losses
+from sovtune.model import load_with_new_adapter
+from sovtune.train.rows import FlatCollator, PaddedCollator
+from tests.tiny.helpers import make_recipe, make_rows
+from tests.tiny_models import make_base
+
+KINDS = sorted(select.SUPPORTED_TYPES)
+
+
+def loss_and_gradients(loaded, rows):
+    """Sum of losses over the rows and the gradient of every adapter matrix."""
+    model = loaded.model.train()
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():  # B starts at zero: then A has no gradient to compare
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.05
+    base = model.get_base_model()
+    if loaded.fast:
+        batch = FlatCollator()(rows)
+        hidden = base.get_decoder()(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"],
+            document_bounds=batch["document_bounds"], use_cache=False,
+        ).last_hidden_state  # fmt: skip
+        loss = next_token_loss(hidden, base.get_output_embeddings().weight, batch["labels"])
+    else:
+        batch = PaddedCollator(0)(rows)
+        loss = model(**batch, num_items_in_batch=1.0, use_cache=False).loss
+    model.zero_grad()
+    loss.backward()
+    gradients = {name: p.grad.float().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return float(loss.detach()), gradients
+
+
+def both(tmp_path, kind, *, tied=True, quantised=False, compute="float32"):
+    base = make_base(tmp_path / "base", kind, tied=tied, dtype=compute)
+    rows = list(make_rows(3, seed=1))
+    fast = load_with_new_adapter(make_recipe(quantised=quantised, compute=compute), base)
+    plain = load_with_new_adapter(make_recipe(quantised=quantised, compute=compute, engine="plain"), base)
+    assert fast.fast
+    assert not plain.fast
+    return loss_and_gradients(fast, rows), loss_and_gradients(plain, rows)
+
+
+def test_the_types_people_use_most_are_supported():
+    assert {"llama", "qwen2", "qwen3"} <= select.SUPPORTED_TYPES
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_equals_plain_in_fp32(tmp_path, kind, tied):
+    (fast_loss, fast), (plain_loss, plain) = both(tmp_path, kind, tied=tied)
+    assert fast_loss == pytest.approx(plain_loss, rel=1e-5)
+    assert fast.keys() == plain.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_fast_equals_plain_on_nf4_in_bf16(tmp_path, kind):
+    (fast_loss, fast), (plain_loss, plain) = both(tmp_path, kind, quantised=True, compute="bfloat16")
+    assert fast_loss == pytest.approx(plain_loss, rel=5e-3)
+    cosines = [
+        float(torch.nn.functional.cosine_similarity(fast[name].flatten(), gradient.flatten(), dim=0))
+        for name, gradient in plain.items()
+    ]
+    assert min(cosines) > 0.98
+
+
+def test_long_documents_are_walked_in_blocks_with_the_same_result():
+    torch.manual_seed(0)
+    tokens, heads, kv_heads, size = 700, 4, 2, 8
+    q, k, v = (torch.randn(tokens, h, size, requires_grad=True) for h in (heads, kv_heads, kv_heads))
+    bounds = [0, 130, 131, 700]
+    out = attention.DocumentAttention.apply(q, k, v, bounds, size**-0.5)
+    weight = torch.randn_like(out)
+    grads = torch.autograd.grad((out * weight).sum(), (q, k, v))
+    expected = torch.zeros_like(out)
+    for a, b in zip(bounds, bounds[1:], strict=False):
+        part = [x[a:b].transpose(0, 1)[None] for x in (q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))]
+        expected[a:b] = torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True)[0].transpose(0, 1)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(grads, torch.autograd.grad((expected * weight).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_documents_of_a_row_do_not_see_each_other(tmp_path):
+    base = make_base(tmp_path / "base")
+    model = load_with_new_adapter(make_recipe(), base).model.get_base_model()
+    first, second = list(range(5, 25)), list(range(40, 60))
+
+    def hidden(ids):
+        positions = torch.tensor([[*range(20), *range(20)]])
+        out = model.get_decoder()(
+            input_ids=torch.tensor([ids]), position_ids=positions, document_bounds=[0, 20, 40], use_cache=False
+        )
+        return out.last_hidden_state[0, 20:]
+
+    torch.testing.assert_close(hidden(first + second), hidden(first[::-1] + second), rtol=0, atol=0)
+    changed = second.copy()
+    changed[3] = 99  # the control: within a document a change does arrive
+    assert float((hidden(first + second) - hidden(first + changed)).abs().max()) > 1e-3
+
+
+def test_without_document_bounds_the_attention_refuses(tmp_path):
+    model = load_with_new_adapter(make_recipe(), make_base(tmp_path / "base")).model
+    with pytest.raises(ValueError, match="document_bounds"):
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_frozen_head_loss_is_cross_entropy(rows):
+    torch.manual_seed(0)
+    hidden = torch.randn(1, rows + 1, 16, requires_grad=True)
+    head = torch.randn(50, 16)
+    labels = torch.randint(0, 50, (1, rows + 1))
+    labels[0, ::3] = -100
+    labels[0, -1] = 7
+    mine = next_token_loss(hidden, head, labels) * 0.5
+    logits = hidden[:, :-1] @ head.t()
+    theirs = torch.nn.functional.cross_entropy(logits.reshape(-1, 50), labels[:, 1:].reshape(-1), reduction="sum") * 0.5
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (mine, theirs)), rtol=1e-4, atol=1e-5)
+    each = token_losses(hidden[0, :-1].detach(), head, labels[0, 1:].clamp(min=0))
+    torch.testing.assert_close(each[labels[0, 1:] != -100].sum() * 0.5, theirs.detach())
+
+
+def test_reasons_against_the_fast_path_are_named():
+    from transformers import AutoConfig
+
+    fine = AutoConfig.for_model("llama")
+    assert select.blockers(fine, device="cpu", dropout=0.0) == []
+    assert "cuda" in select.blockers(fine, device="cuda", dropout=0.0)[0]
+    assert "dropout" in select.blockers(fine, device="cpu", dropout=0.1)[0]
+    sliding = AutoConfig.for_model("qwen2", layer_types=["sliding_attention"] * 32, num_hidden_layers=32)
+    assert "sliding_attention" in select.blockers(sliding, device="cpu", dropout=0.0)[0]
+    assert "no equality test" in select.blockers(AutoConfig.for_model("gemma2"), device="cpu", dropout=0.0)[0]
