@@ -24,6 +24,7 @@ KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
+MAX_NODES = 20_000  # about half a second; a recipe has some hundred, a card of a thousand files some thousand
 MAX_DIGITS = 300  # longer runs of digits stay text: no field needs them and int() of thousands is refused
 
 # YAML 1.2.2, chapter 10.3.2 "Tag resolution" of the core schema.
@@ -189,9 +190,9 @@ def _decode(data: bytes, name: str) -> str | Problem:
         return problem(error.start, f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8")
 
 
-class _TooDeep(Exception):
-    def __init__(self, mark: yaml.Mark):
-        super().__init__()
+class _TooMuch(Exception):
+    def __init__(self, mark: yaml.Mark, message: str):
+        super().__init__(message)
         self.mark = mark
 
 
@@ -201,7 +202,7 @@ class _Composer(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self.notes: list[tuple[yaml.Mark, str]] = []
-        self._depth = 0
+        self._depth = self._nodes = 0
 
     def document(self) -> yaml.Node | None:
         """The first document; None when there is nothing in it."""
@@ -232,8 +233,11 @@ class _Composer(yaml.SafeLoader):
             self._note(event, f"tag `{tag}`: recipes and cards hold plain values only")
             event.tag = None
         if self._depth >= MAX_DEPTH:
-            raise _TooDeep(_start(event))
+            raise _TooMuch(_start(event), f"more than {MAX_DEPTH} levels of nesting")
+        if self._nodes >= MAX_NODES:
+            raise _TooMuch(_start(event), f"more than {MAX_NODES} keys and values; is this a data file?")
         self._depth += 1
+        self._nodes += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -285,8 +289,8 @@ class _Reader:
             node = composer.document()
         except yaml.MarkedYAMLError as error:
             self._note_error(error)
-        except _TooDeep as error:
-            self._note_at(error.mark, f"more than {MAX_DEPTH} levels of nesting")
+        except _TooMuch as error:
+            self._note_at(error.mark, str(error))
         except (ValueError, OverflowError):
             # PyYAML turns "\\UFFFFFFFF" into a character without checking that there is one.
             self.note(composer.line + 1, composer.column + 1, "an escape in double quotes names no character")
