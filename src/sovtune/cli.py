@@ -178,6 +178,7 @@ def _run_upto(
 def plan(
     recipe: RecipePath,
     sets: Sets = [],  # noqa: B006
+    runs_dir: RunsDir = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Count steps, tokens and memory before anything is spent; loads no model.
@@ -186,7 +187,7 @@ def plan(
     """
     from sovtune.plan_command import plan_recipe, plan_table
 
-    result = plan_recipe(_load(recipe, sets, offline=True))
+    result = plan_recipe(_load(recipe, sets, offline=True), runs_dir)
     if as_json:
         _print_json(result.as_json())
     else:

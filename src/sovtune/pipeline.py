@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovtune.base import ResolvedBase, cache_home, hash_file, resolve
-from sovtune.errors import UsageError
+from sovtune.errors import EnvironmentFault, UsageError
 from sovtune.progress import Reporter, duration, size
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import LoadedRecipe
@@ -134,19 +134,26 @@ def _tell_data(data: DataReport, report: Reporter) -> None:
 
 
 def _plan(state: _State) -> None:
-    from sovtune.plan import DataSize, make_plan, read_base_facts
+    from sovtune.plan import make_plan, previous_speed, read_base_facts, required_bytes
+    from sovtune.plan_command import data_size
 
-    data = state.data.report
     facts = read_base_facts(state.base.folder)
-    measured = DataSize(
-        tokens=data.tokens, supervised_tokens=data.supervised_tokens, rows=data.rows, documents=data.documents
-    )
-    plan = make_plan(state.recipe, facts, measured)
+    speed = previous_speed(state.options.runs_dir, facts)
+    plan = make_plan(state.recipe, facts, data_size(state.data.report), speed=speed)
     state.folder.save("plan", plan)
+    needed = size(required_bytes(plan.memory_bytes))
     state.report.say(
         f"{plan.steps} steps of {plan.rows_per_step} rows, {plan.tokens:,} tokens; "
-        f"memory about {size(sum(plan.memory_bytes.values()))} of {size(plan.memory_available_bytes)}"
+        f"memory about {needed} of {size(plan.memory_available_bytes)}"
+        + (f"; about {duration(plan.seconds)}" if plan.seconds is not None else "")
     )
+    if not plan.fits:
+        raise EnvironmentFault(
+            f"this run needs about {needed} of memory, {size(plan.memory_available_bytes)} are free",
+            where="train",
+            why="; ".join(plan.notes),
+            fix="change the recipe as said above; `sovtune plan RECIPE` shows where the memory goes",
+        )
 
 
 def _load_for_training(state: _State) -> LoadedModel:
@@ -163,6 +170,7 @@ def _load_for_training(state: _State) -> LoadedModel:
 def _train(state: _State) -> None:
     from sovtune.data.pack import training_order
     from sovtune.data.prepare import load_rows
+    from sovtune.plan import steps_for
     from sovtune.train import checkpoints, engine
     from sovtune.train.watch import StepMetrics
 
@@ -175,7 +183,9 @@ def _train(state: _State) -> None:
             fix="add --resume to go on from the last one, or --restart to begin anew",
         )
     model = _load_for_training(state)
-    order = training_order(state.data.report.rows, plan.steps * plan.rows_per_step, state.recipe.seed)
+    data = state.data.report
+    wanted = steps_for(state.recipe.train, data.rows, data.tokens).wanted_rows
+    order = training_order(data.rows, wanted, state.recipe.seed)
 
     def progress(metrics: StepMetrics, of: int) -> None:
         left = state.report.seconds_left(metrics.step, of, metrics.seconds)

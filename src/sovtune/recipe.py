@@ -68,7 +68,7 @@ class Mirror(Section):
 class Quantisation(Section):
     """How the frozen base weights are stored while training."""
 
-    kind: Literal["nf4", "none"] = "none"
+    kind: Literal["nf4", "none"] = "nf4"
     """nf4: 4-bit NormalFloat (QLoRA, arXiv 2305.14314); none: the compute dtype itself."""
     double: bool = True
     """Quantise the quantisation constants too (saves about 0.37 bit per weight); only with nf4."""

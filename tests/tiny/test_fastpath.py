@@ -7,8 +7,8 @@ from sovtune.fastpath import attention, select
 from sovtune.fastpath.loss import next_token_loss, token_losses
 from sovtune.model import load_with_new_adapter
 from sovtune.train.rows import FlatCollator, PaddedCollator
-from tests.tiny.helpers import make_recipe, make_rows
-from tests.tiny_models import make_base
+from tiny_runs import make_recipe, make_rows
+from tiny_models import make_base
 
 KINDS = sorted(select.SUPPORTED_TYPES)
 

@@ -39,7 +39,7 @@ class PreparedData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
+class OpenedSource:
     """One card of the recipe with what verification found."""
 
     wish: DataSource
@@ -59,23 +59,41 @@ def prepare(recipe: Recipe, *, base_folder: Path, base_hash: str, cache: Path) -
     Raises:
         DataRefused: a card does not fit its files, rows are bad, nothing carries loss, or shares cannot be met.
     """
-    sources = _open_cards(recipe)
+    found, sources = find_prepared(recipe, base_hash=base_hash, cache=cache)
+    if found is not None:
+        return found
     key = cache_key(recipe, sources, base_hash)
-    target = cache / "data" / key[:32]
-    if not (target / REPORT).is_file():
-        _make(recipe, sources, read_format(base_folder), key, target)
+    target = _place(cache, key)
+    _make(recipe, sources, read_format(base_folder), key, target)
     return PreparedData(rows_file=target / ROWS, report=read_record(DataReport, target / REPORT))
 
 
-def _open_cards(recipe: Recipe) -> list[_Source]:
+def find_prepared(recipe: Recipe, *, base_hash: str, cache: Path) -> tuple[PreparedData | None, list[OpenedSource]]:
+    """Rows that were made before for exactly this input, or None; and the verified cards in either case.
+
+    Raises:
+        DataRefused: a card does not fit its files.
+    """
+    sources = _open_cards(recipe)
+    target = _place(cache, cache_key(recipe, sources, base_hash))
+    if not (target / REPORT).is_file():
+        return None, sources
+    return PreparedData(rows_file=target / ROWS, report=read_record(DataReport, target / REPORT)), sources
+
+
+def _place(cache: Path, key: str) -> Path:
+    return cache / "data" / key[:32]
+
+
+def _open_cards(recipe: Recipe) -> list[OpenedSource]:
     sources = []
     for wish in recipe.data:
         loaded = load_card(Path(wish.card))
-        sources.append(_Source(wish=wish, loaded=loaded, files=verify_files(loaded, wish.split)))
+        sources.append(OpenedSource(wish=wish, loaded=loaded, files=verify_files(loaded, wish.split)))
     return sources
 
 
-def cache_key(recipe: Recipe, sources: list[_Source], base_hash: str) -> str:
+def cache_key(recipe: Recipe, sources: list[OpenedSource], base_hash: str) -> str:
     """SHA-256 over everything that decides the rows: contents, cards, settings, base, code version."""
     content = {
         "preparation": PREPARATION,
@@ -95,7 +113,7 @@ def cache_key(recipe: Recipe, sources: list[_Source], base_hash: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _make(recipe: Recipe, sources: list[_Source], text_format: TextFormat, key: str, target: Path) -> None:
+def _make(recipe: Recipe, sources: list[OpenedSource], text_format: TextFormat, key: str, target: Path) -> None:
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -111,7 +129,7 @@ def _make(recipe: Recipe, sources: list[_Source], text_format: TextFormat, key: 
     os.replace(part, target)
 
 
-def _read(recipe: Recipe, source: _Source, text_format: TextFormat) -> tuple[list[Rendered], Counter[str]]:
+def _read(recipe: Recipe, source: OpenedSource, text_format: TextFormat) -> tuple[list[Rendered], Counter[str]]:
     """Documents of one source as tokens, in the order of the files; counts of what was read and dropped."""
     counts: Counter[str] = Counter()
     request = SourceRequest(split=source.wish.split, max_rows=source.wish.max_rows, on_bad_row=source.wish.on_bad_row)
@@ -213,7 +231,7 @@ def load_rows(path: Path) -> Any:
 
 def _report(
     recipe: Recipe,
-    sources: list[_Source],
+    sources: list[OpenedSource],
     text_format: TextFormat,
     key: str,
     counts: list[Counter[str]],
@@ -251,7 +269,7 @@ def _report(
     )
 
 
-def _data_set(source: _Source, counts: Counter[str], fitted: Fitted, all_tokens: int) -> DataSetRecord:
+def _data_set(source: OpenedSource, counts: Counter[str], fitted: Fitted, all_tokens: int) -> DataSetRecord:
     card = source.loaded.card
     tokens = _length(fitted.documents)
     return DataSetRecord(

@@ -36,6 +36,8 @@ class FrozenHeadLoss(torch.autograd.Function):
                 p = log_p.exp_().to(hidden.dtype)
                 p.scatter_add_(1, wanted, torch.full(wanted.shape, -1.0, dtype=p.dtype, device=p.device))
                 torch.mm(p, head, out=grad[start : start + chunk])
+                del p
+            del logits, log_p  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)
         return total
 

@@ -63,3 +63,27 @@ def train(recipe: Recipe, base: Path, run_dir: Path, rows: Dataset, *, steps: in
 def losses(outcome: TrainOutcome) -> list[float]:
     """The loss of every step."""
     return [metrics.loss for metrics in outcome.history]
+
+
+def golden_environment() -> dict[str, str]:
+    """What the recorded numbers depend on besides our code."""
+    import platform
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")} | {"machine": platform.machine()}
+
+
+def golden_cases(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Loss and gradient norm of eight steps, for three architectures, tied and untied, fp32."""
+    import torch
+    from tiny_models import make_base
+
+    torch.set_num_threads(1)
+    cases = {}
+    for kind in ("llama", "qwen2", "qwen3"):
+        for tied in (True, False):
+            name = f"{kind}-{'tied' if tied else 'untied'}"
+            base = make_base(folder / name, kind, tied=tied)
+            outcome = train(make_recipe(), base, folder / f"run-{name}", make_rows(16, seed=9), steps=8)
+            cases[name] = [{"loss": m.loss, "grad_norm": m.grad_norm} for m in outcome.history]
+    return cases
