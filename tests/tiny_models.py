@@ -35,7 +35,7 @@ def make_tokenizer(vocabulary: int = 320):
     return tokenizer
 
 
-def make_base(folder: Path, kind: str = "llama", *, tied: bool = True, dtype: str = "float32", seed: int = 0) -> Path:
+def make_base(folder: Path, kind: str = "llama", *, tied: bool = True, dtype: str = "float32", seed: int = 0, hidden: int = 32) -> Path:
     """Save a random tiny model of an architecture with tokenizer and template; returns the folder."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -43,8 +43,8 @@ def make_base(folder: Path, kind: str = "llama", *, tied: bool = True, dtype: st
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     shape = {
-        "vocab_size": tokenizer.get_vocab_size(), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048,
+        "vocab_size": tokenizer.get_vocab_size(), "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": hidden // 4, "max_position_embeddings": 2048,
         "tie_word_embeddings": tied, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
     torch.manual_seed(seed)

@@ -162,14 +162,17 @@ def load_with_adapter(folder: Path, quantisation: Quantisation, adapter: Path | 
         EnvironmentFault: see ``load_base``.
         RunFailed: the adapter does not belong to this base.
     """
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
     place = pick_device(device)
     reasons = _fast_blockers(folder, place, dropout=0.0)
     model = load_base(folder, quantisation, place, attention=_attention(not reasons))
     if adapter is not None:
         try:
-            model = PeftModel.from_pretrained(model, str(adapter))
+            config = LoraConfig.from_pretrained(str(adapter))
+            if not reasons:
+                config._register_custom_module(_fast_modules())
+            model = PeftModel.from_pretrained(model, str(adapter), config=config)
         except (ValueError, RuntimeError) as error:
             raise RunFailed(
                 "the adapter does not fit this base", where=adapter.name, why=str(error).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes.functional as bnb_functional
@@ -14,14 +15,11 @@ from sovtune.fastpath.linear import lora_linear
 
 
 def _applies(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """One active, unmerged, plain LoRA adapter without dropout, while gradients are recorded."""
+    """One active, unmerged, plain LoRA adapter without dropout."""
     active = layer.active_adapters
     return bool(
         not args
         and not kwargs
-        and layer.training
-        and torch.is_grad_enabled()
-        and not layer.disable_adapters
         and not layer.merged
         and len(active) == 1
         and not layer.lora_variant
@@ -29,19 +27,24 @@ def _applies(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     )
 
 
-def _fused(layer: Any, x: Tensor, weight: Any) -> Tensor:
+def _fused(layer: Any, x: Tensor, weight: Callable[[], Tensor]) -> Tensor:
+    if layer.disable_adapters:
+        return torch.nn.functional.linear(x, weight(), layer.base_layer.bias)
     (name,) = layer.active_adapters
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     return lora_linear(x, a, b, weight, layer.base_layer.bias, layer.scaling[name])
 
 
 class FastLinear4bit(PeftLinear4bit):  # type: ignore[misc]
-    """LoRA on a 4-bit linear layer."""
+    """LoRA on a 4-bit linear layer, in training and evaluation alike.
+
+    bitsandbytes would repack the weights for its own CPU kernel at the first evaluation; their raw bytes then mean
+    something else, and training could not go on. Here they stay as they are.
+    """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """X [..., in] -> [..., out]."""
         packed = self.base_layer.weight
-        # In evaluation mode bitsandbytes may repack 4-bit weights for the CPU; their raw bytes then mean something else.
         repacked = getattr(packed.quant_state, "packing_format_for_cpu", False)
         if repacked or not _applies(self, args, kwargs):
             out: Tensor = super().forward(x, *args, **kwargs)

@@ -1,0 +1,194 @@
+"""The whole product as a user runs it, in processes of its own, on a tiny real model."""
+
+import json
+import shutil
+import signal
+import subprocess
+
+import pytest
+from cli_runs import sovtune, start, step_losses, wait_for_step, write_project
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project whose run went through: (folder, recipe, run folder, completed process)."""
+    folder = tmp_path_factory.mktemp("project")
+    recipe = write_project(folder)
+    done = sovtune("run", recipe, "--runs-dir", "runs", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, recipe, folder / "runs" / "tiny-run", done
+
+
+def test_run_ends_with_one_line_of_json_and_all_artefacts(finished):
+    folder, _, run_dir, done = finished
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1
+    result = json.loads(lines[-1])
+    assert set(result) == {"run_dir", "adapter", "card", "report", "results"}
+    for key in ("adapter", "card", "report"):
+        assert (folder / result[key]).exists()
+    assert {score["language"] for score in result["results"]} == {"ko", "en"}
+    for name in ("recipe.lock.yaml", "plan.json", "data.json", "model.json", "train.json", "eval.json", "card.json", "receipt.json"):
+        assert (run_dir / name).is_file(), name
+    for stage in ("base", "data", "plan", "train", "evaluate", "card", "publish"):
+        assert any(line.startswith(stage) for line in done.stderr.splitlines()), stage
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_unsafe_or_local_is_published(finished):
+    folder, _, _, _ = finished
+    published = folder / "published" / "tiny-run" / "v1.0.0"
+    names = {path.name for path in published.iterdir()}
+    assert {"README.md", "adapter_model.safetensors", "adapter_config.json", "SHA256SUMS", "recipe.lock.yaml"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".jsonl"))]
+    for path in published.iterdir():
+        if path.suffix in (".md", ".json", ".yaml", ".html") and path.name != "tokenizer.json":
+            text = path.read_text(encoding="utf-8")
+            assert str(folder) not in text, path.name
+            assert "More Information Needed" not in text
+    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=published, capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout
+
+
+def test_the_published_adapter_loads_in_plain_peft(finished):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder, _, _, _ = finished
+    base = AutoModelForCausalLM.from_pretrained(str(folder / "base"), dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = base(input_ids=ids).logits.clone()
+    model = PeftModel.from_pretrained(base, str(folder / "published" / "tiny-run" / "v1.0.0"))
+    assert not torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_a_second_run_has_nothing_to_do_and_changes_nothing(finished):
+    folder, recipe, run_dir, _ = finished
+    before = {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name not in ("model.json", "data.json", "recipe.lock.yaml")}
+    again = sovtune("run", recipe, "--runs-dir", "runs", folder=folder)
+    assert again.returncode == 0
+    assert again.stderr.count("done before") == 5
+    assert "Bits per byte" in again.stdout
+    assert {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name in before} == before
+
+
+def test_a_changed_recipe_does_not_overwrite_the_old_run(finished):
+    folder, recipe, run_dir, _ = finished
+    clash = sovtune("run", recipe, "--runs-dir", "runs", "--set", "train.learning_rate=1e-3", folder=folder)
+    assert clash.returncode == 2
+    assert "learning_rate: 0.005 -> learning_rate: 0.001" in clash.stderr
+    assert "--restart" in clash.stderr
+    assert (run_dir / "train.json").is_file()
+
+
+def test_changed_data_is_refused_with_exit_4(finished, tmp_path):
+    folder, _, _, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("runs", "published"))
+    rows = copy / "train-ko.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace("아홉", "열"), encoding="utf-8")
+    refused = sovtune("train", copy / "recipe.yaml", folder=copy)
+    assert refused.returncode == 4
+    assert "train-ko.yaml" in refused.stderr
+    assert "sha256" in refused.stderr
+
+
+def test_without_a_network_everything_still_works(finished, tmp_path):
+    """The proof: a network namespace in which there is no network at all."""
+    prefix = ("unshare", "-rn")
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine allows no user and network namespaces (unshare -rn)")
+    recipe = write_project(tmp_path / "project")
+    done = sovtune("run", recipe, "--json", folder=tmp_path / "project", prefix=prefix)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["results"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_kill_9_then_resume_gives_the_losses_of_a_straight_run(finished, tmp_path, step):
+    folder, _, run_dir, _ = finished
+    recipe = write_project(tmp_path / "project")
+    here = tmp_path / "project"
+    process = start("train", recipe, folder=here)
+    wait_for_step(here / "runs" / "tiny-run", step, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    refused = sovtune("train", recipe, folder=here)
+    if step >= 2:  # a checkpoint exists: it is not thrown away unasked
+        assert refused.returncode == 2
+        assert "--resume" in refused.stderr
+    resumed = sovtune("train", recipe, "--resume", "--json", folder=here)
+    assert resumed.returncode == 0, resumed.stderr
+    assert step_losses(here / "runs" / "tiny-run") == step_losses(run_dir)
+    result = json.loads(resumed.stdout)
+    assert set(result) == {"run_dir", "steps", "tokens", "tokens_per_second", "peak_rss_bytes", "loss"}
+    assert result["loss"] == step_losses(run_dir)[-1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    recipe = write_project(tmp_path / "project", steps=200)
+    here = tmp_path / "project"
+    process = start("run", recipe, folder=here)
+    wait_for_step(here / "runs" / "tiny-run", 2, process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_eval_of_any_model_on_any_text(finished, tmp_path):
+    folder, _, run_dir, _ = finished
+    text = tmp_path / "text.txt"
+    text.write_text("하늘은 파랗습니다.\n\n도서관은 아홉 시에 엽니다.\n", encoding="utf-8")
+    scores = {}
+    for name, more in (("base", ()), ("adapter", ("--adapter", run_dir / "adapter"))):
+        done = sovtune("eval", "--base", folder / "base", *more, "--text", text, "--json", folder=folder)
+        assert done.returncode == 0, done.stderr
+        scores[name] = json.loads(done.stdout)
+        assert set(scores[name]) == {"bits_per_byte", "bytes", "documents", "tokens"}
+    size = len("하늘은 파랗습니다.도서관은 아홉 시에 엽니다.".encode())
+    assert (scores["base"]["bytes"], scores["base"]["documents"]) == (size, 2)
+    assert scores["adapter"]["bits_per_byte"] < scores["base"]["bits_per_byte"]
+
+
+def test_eval_agrees_with_the_run(finished):
+    """The command for loose files and the stage of the run measure the same number."""
+    folder, _, run_dir, _ = finished
+    done = sovtune(
+        "eval", "--base", folder / "base", "--adapter", run_dir / "adapter", "--quantisation", "nf4",
+        "--text", folder / "held-ko.jsonl", "--json", folder=folder,
+    )  # fmt: skip
+    target = next(score for score in json.loads((run_dir / "eval.json").read_text())["scores"] if score["role"] == "target")
+    assert json.loads(done.stdout)["bits_per_byte"] == pytest.approx(target["adapter"], rel=2e-3)
+
+
+def test_publish_dry_run_shows_files_and_sends_nothing(finished):
+    folder, _, run_dir, _ = finished
+    done = sovtune(
+        "publish", run_dir, "--to", "hub:org/name", "--endpoint", "http://127.0.0.1:9", "--dry-run", "--json", folder=folder
+    )
+    assert done.returncode == 0, done.stderr
+    receipt = json.loads(done.stdout)
+    assert receipt["dry_run"] is True
+    assert {"README.md", "adapter_model.safetensors"} <= {file["path"] for file in receipt["files"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("run", "nothing.yaml"), 2, "nothing.yaml"),
+        (("chekc", "x"), 2, "chekc"),
+        (("eval",), 2, "--base"),
+        (("eval", "--base", "no/such", "--text", "recipe.yaml"), 3, "neither a folder"),
+        (("train", "recipe.yaml", "--set", "train.learing_rate=1"), 2, "learning_rate"),
+        (("publish", "nowhere", "--to", "dir:x"), 2, "nowhere"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_the_right_exit_code(finished, arguments, code, said):
+    folder, _, _, _ = finished
+    done = sovtune(*arguments, folder=folder)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
