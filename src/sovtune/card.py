@@ -9,6 +9,7 @@ import socket
 import string
 import textwrap
 from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ def _lang(text: str, tag: str) -> Markup:
     return _safe(f' lang="{inline(spoken)}"' if spoken else "")
 
 
+@cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

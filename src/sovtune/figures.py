@@ -119,7 +119,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "duration": duration,
     "size": size,
     "language": language_name,
-    "visible": visible,
     "count": "{:,}".format,
     "short": "{:g}".format,
 }
