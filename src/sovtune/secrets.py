@@ -82,6 +82,57 @@ def find_secrets(text: str, *, known: Sequence[str] = ()) -> list[Finding]:
     return _lines(text, (*_SECRETS, *exact))
 
 
+_SIGNS: dict[str, tuple[str, ...]] = {
+    "Hugging Face token": ("hf_", "api_org_"),
+    "sk- API key": ("sk-",),
+    "AWS access key id": ("AKIA", "ASIA"),
+    "GitHub token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+    "Slack token": ("xox",),
+    "private key": ("PRIVATE KEY",),
+    "JSON web token": ("eyJ",),
+    "URL with a password": ("://",),
+    "Authorization header": ("uthorization", "UTHORIZATION"),
+}
+"""What must stand in a text before its pattern is tried: plain search is a hundred times as fast."""
+
+_KEY_BODY = re.compile(r"[A-Za-z0-9+/=:,.\- \r\n]*?-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")
+_LONGEST_KEY = 20_000
+"""Characters of a PEM block: RSA with 16,384 bits has 12,800."""
+_CUT_KEY_BODY = re.compile(r"[A-Za-z0-9+/=\s]*")
+
+
+def secret_spans(text: str) -> list[tuple[str, int, int]]:
+    """Where a text holds something that looks like a credential, for masking.
+
+    Args:
+        text: running text of a corpus.
+
+    Returns:
+        ``(kind, start, end)`` in order of place, apart from each other; never the credential. A private key
+        goes from BEGIN to END, or as far as its base64 goes when the end is cut off; of a URL it is
+        ``user:password``.
+    """
+    plain = _ESCAPED_SPACE.sub("  ", text) if "\\" in text else text
+    spans: list[tuple[str, int, int]] = []
+    for name, pattern in _SECRETS:
+        if not any(sign in plain for sign in _SIGNS[name]):
+            continue
+        for match in pattern.finditer(plain):
+            start, end = match.span()
+            if name == "private key":
+                whole = plain.find("-----END", end, end + _LONGEST_KEY) >= 0 and _KEY_BODY.match(plain, end)
+                body = whole or _CUT_KEY_BODY.match(plain, end)
+                end = body.end() if body else end
+            elif name == "URL with a password":
+                start, end = start + len("://"), end - len("@")
+            spans.append((name, start, end))
+    apart: list[tuple[str, int, int]] = []
+    for span in sorted(spans, key=lambda span: (span[1], -span[2])):
+        if not apart or span[1] >= apart[-1][2]:
+            apart.append(span)
+    return apart
+
+
 def find_private_paths(
     text: str, *, users: Sequence[str] = (), hosts: Sequence[str] = (), folders: Sequence[str] = ()
 ) -> list[Finding]:
