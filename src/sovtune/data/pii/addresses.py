@@ -34,7 +34,6 @@ _NO_DOMAIN = frozenset(
         "json",
         "html",
         "htm",
-        "md",
         "txt",
         "php",
         "local",
@@ -73,6 +72,7 @@ def find_emails(text: str) -> Iterator[Finding]:
         yield Finding("email", *match.span(), "low" if _RESERVED.search(domain) else "high")
 
 
+_RIGHT = re.compile(RIGHT)
 # Written without spaces, or in groups of four and a shorter last one.
 _IBAN = re.compile(
     rf"{LEFT}[A-Za-z]{{2}}[0-9]{{2}}(?:(?P<join>[ -])[A-Za-z0-9]{{4}}(?:(?P=join)[A-Za-z0-9]{{4}}){{2,6}}"
@@ -93,8 +93,6 @@ def find_ibans(text: str) -> Iterator[Finding]:
                 break
             end = cut
 
-
-_RIGHT = re.compile(RIGHT)
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(
