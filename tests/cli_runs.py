@@ -12,11 +12,23 @@ from pathlib import Path
 import yaml
 from tiny_models import make_base
 
-QUESTIONS = ["전입신고는 언제 하나요?", "하늘은 왜 파란가요?", "김치찌개는 어떻게 끓이나요?", "도서관은 몇 시에 여나요?"]
-ANSWERS = ["이사한 날부터 열네 날 안에 합니다.", "빛이 공기에 흩어지기 때문입니다.", "김치를 볶고 물을 부어 끓입니다.", "아침 아홉 시에 엽니다."]
+QUESTIONS = [
+    "전입신고는 언제 하나요?",
+    "하늘은 왜 파란가요?",
+    "김치찌개는 어떻게 끓이나요?",
+    "도서관은 몇 시에 여나요?",
+]
+ANSWERS = [
+    "이사한 날부터 열네 날 안에 합니다.",
+    "빛이 공기에 흩어지기 때문입니다.",
+    "김치를 볶고 물을 부어 끓입니다.",
+    "아침 아홉 시에 엽니다.",
+]
 
 
-def write_card(folder: Path, name: str, rows: list[dict], *, kind: str, language: str, training: str = "yes") -> Path:
+def write_card(
+    folder: Path, name: str, rows: list[dict], *, kind: str, language: str, training: str = "yes"
+) -> Path:
     """A data card with its file beside it; rows are written as JSON Lines."""
     file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -42,10 +54,18 @@ def write_project(folder: Path, **train: object) -> Path:
     """A tiny base, three cards and a recipe in a folder; returns the recipe's path."""
     folder.mkdir(parents=True, exist_ok=True)
     make_base(folder / "base", dtype="bfloat16")
-    pairs = [(f"{number}. {question}", answer) for number in range(10) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
-    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
+    pairs = [
+        (f"{number}. {question}", answer)
+        for number in range(10)
+        for question, answer in zip(QUESTIONS, ANSWERS, strict=True)
+    ]
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs
+    ]
     write_card(folder, "train-ko", rows, kind="chat", language="ko")
-    write_card(folder, "held-ko", [{"text": answer} for answer in ANSWERS], kind="text", language="ko", training="no")
+    write_card(
+        folder, "held-ko", [{"text": answer} for answer in ANSWERS], kind="text", language="ko", training="no"
+    )
     texts = [{"text": f"The library opens at {hour} in the morning."} for hour in ("eight", "nine", "ten")]
     write_card(folder, "held-en", texts, kind="text", language="en", training="no")
     recipe = {
@@ -78,19 +98,32 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {**keep, "SOVTUNE_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", **more}
 
 
-def sovtune(*arguments: object, folder: Path, prefix: tuple[str, ...] = (), timeout_s: int = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def sovtune(
+    *arguments: object, folder: Path, prefix: tuple[str, ...] = (), timeout_s: int = 120, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     command = [*prefix, sys.executable, "-m", "sovtune", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment(folder, **env), capture_output=True, text=True, timeout=timeout_s, check=False
+        command,
+        cwd=folder,
+        env=environment(folder, **env),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
 
 
-def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
+def start(*arguments: object, folder: Path, **env: str) -> subprocess.Popen[str]:
     """Start the command and leave it running."""
     command = [sys.executable, "-m", "sovtune", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment(folder, **env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -28,7 +28,16 @@ def test_run_ends_with_one_line_of_json_and_all_artefacts(finished):
     for key in ("adapter", "card", "report"):
         assert (folder / result[key]).exists()
     assert {score["language"] for score in result["results"]} == {"ko", "en"}
-    for name in ("recipe.lock.yaml", "plan.json", "data.json", "model.json", "train.json", "eval.json", "card.json", "receipt.json"):
+    for name in (
+        "recipe.lock.yaml",
+        "plan.json",
+        "data.json",
+        "model.json",
+        "train.json",
+        "eval.json",
+        "card.json",
+        "receipt.json",
+    ):
         assert (run_dir / name).is_file(), name
     for stage in ("base", "data", "plan", "train", "evaluate", "card", "publish"):
         assert any(line.startswith(stage) for line in done.stderr.splitlines()), stage
@@ -39,14 +48,22 @@ def test_nothing_unsafe_or_local_is_published(finished):
     folder, _, _, _ = finished
     published = folder / "published" / "tiny-run" / "v1.0.0"
     names = {path.name for path in published.iterdir()}
-    assert {"README.md", "adapter_model.safetensors", "adapter_config.json", "SHA256SUMS", "recipe.lock.yaml"} <= names
+    assert {
+        "README.md",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "SHA256SUMS",
+        "recipe.lock.yaml",
+    } <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".jsonl"))]
     for path in published.iterdir():
         if path.suffix in (".md", ".json", ".yaml", ".html") and path.name != "tokenizer.json":
             text = path.read_text(encoding="utf-8")
             assert str(folder) not in text, path.name
             assert "More Information Needed" not in text
-    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=published, capture_output=True, text=True, check=False)
+    check = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=published, capture_output=True, text=True, check=False
+    )
     assert check.returncode == 0, check.stdout
 
 
@@ -65,7 +82,11 @@ def test_the_published_adapter_loads_in_plain_peft(finished):
 
 def test_a_second_run_has_nothing_to_do_and_changes_nothing(finished):
     folder, recipe, run_dir, _ = finished
-    before = {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name not in ("model.json", "data.json", "recipe.lock.yaml")}
+    before = {
+        path.name: path.stat().st_mtime_ns
+        for path in run_dir.iterdir()
+        if path.name not in ("model.json", "data.json", "recipe.lock.yaml")
+    }
     again = sovtune("run", recipe, "--runs-dir", "runs", folder=folder)
     assert again.returncode == 0
     assert again.stderr.count("done before") == 5
@@ -160,14 +181,26 @@ def test_eval_agrees_with_the_run(finished):
         "eval", "--base", folder / "base", "--adapter", run_dir / "adapter", "--quantisation", "nf4",
         "--text", folder / "held-ko.jsonl", "--json", folder=folder,
     )  # fmt: skip
-    target = next(score for score in json.loads((run_dir / "eval.json").read_text())["scores"] if score["role"] == "target")
+    target = next(
+        score
+        for score in json.loads((run_dir / "eval.json").read_text())["scores"]
+        if score["role"] == "target"
+    )
     assert json.loads(done.stdout)["bits_per_byte"] == pytest.approx(target["adapter"], rel=2e-3)
 
 
 def test_publish_dry_run_shows_files_and_sends_nothing(finished):
     folder, _, run_dir, _ = finished
     done = sovtune(
-        "publish", run_dir, "--to", "hub:org/name", "--endpoint", "http://127.0.0.1:9", "--dry-run", "--json", folder=folder
+        "publish",
+        run_dir,
+        "--to",
+        "hub:org/name",
+        "--endpoint",
+        "http://127.0.0.1:9",
+        "--dry-run",
+        "--json",
+        folder=folder,
     )
     assert done.returncode == 0, done.stderr
     receipt = json.loads(done.stdout)
