@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 from pydantic import ValidationError
 
 from sovtune.card_header import read_header, split_card
-from sovtune.records import EvalReport
+from sovtune.records import EvalReport, GateResult, TextScore
 from sovtune.secrets import find_private_paths, find_secrets
 
 RESULTS_BEGIN = "<!-- results -->"
 RESULTS_END = "<!-- /results -->"
 SAMPLES_BEGIN = "<!-- samples -->"
 SAMPLES_END = "<!-- /samples -->"
-MEASURED_COLUMNS = frozenset(("Documents", "Bytes", "Base", "Adapter", "Change", "Limit", "Measured"))
+_FIELDS = {
+    "Documents": ("documents",),
+    "Bytes": ("bytes",),
+    "Base": ("base", "base_interval"),
+    "Adapter": ("adapter", "adapter_interval"),
+    "Change": ("change_percent", "change_interval"),
+    "Limit": ("limit",),
+    "Measured": ("measured",),
+}
+"""Column of the results tables -> the fields of ``TextScore`` or ``GateResult`` whose figures stand in it."""
 _NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?")
 _PLACEHOLDER = re.compile(r"more information needed|\bTODO\b|\[(?:insert|your)\b", re.IGNORECASE)
 _LOADS = re.compile(
@@ -61,51 +69,55 @@ def _without_samples(text: str) -> str:
     return text[:begin] + "\n" * text[begin:end].count("\n") + text[end:]
 
 
-def _facts(value: object) -> Iterator[float]:
-    """Every number of a record, however deep; a gate's limit in words is none."""
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _facts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _facts(item)
-
-
-def _measured_cells(text: str) -> Iterator[tuple[str, str]]:
-    """(column, cell) of every column that holds measurements, in the tables between the result marks."""
+def _tables(text: str) -> Iterator[list[dict[str, str]]]:
+    """The tables between the result marks, each as rows of column -> cell."""
     begin, end = text.find(RESULTS_BEGIN), text.find(RESULTS_END)
     columns: list[str] = []
-    for line in text[begin:end].splitlines():
-        if not line.startswith("|"):
-            columns = []
-            continue
+    rows: list[dict[str, str]] = []
+    for line in [*text[begin:end].splitlines(), ""]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not columns:
+        if not line.startswith("|"):
+            if columns:
+                yield rows
+            columns, rows = [], []
+        elif not columns:
             columns = cells
         elif set(line) - set("|-: "):
-            yield from (pair for pair in zip(columns, cells, strict=True) if pair[0] in MEASURED_COLUMNS)
+            rows.append(dict(zip(columns, cells, strict=True)))
+
+
+def _figures(record: TextScore | GateResult, fields: Sequence[str]) -> list[float]:
+    values: list[float] = []
+    for name in fields:
+        value = getattr(record, name)
+        values += value if isinstance(value, tuple) else [value]
+    return values
+
+
+def _shows(shown: str, value: float) -> bool:
+    """Whether a figure of the card is this value, rounded to as many digits as the card shows."""
+    plain = shown.replace("−", "-").replace(",", "")
+    digits = len(plain.partition(".")[2])
+    return float(plain) == float(f"{value:.{digits}f}")
 
 
 def _unfounded(text: str, evaluation: EvalReport) -> list[str]:
-    """Figures of the results tables that no figure of the record rounds to."""
+    """Figures of the results tables that are not those of the record, cell by cell."""
     if RESULTS_BEGIN not in text or RESULTS_END not in text:
         return ["the card has no results section"]
-    facts = sorted(set(_facts(asdict(evaluation))))
-    shown: dict[int, set[str]] = {}
+    both: tuple[Sequence[TextScore | GateResult], ...] = (evaluation.scores, evaluation.gates)
+    records = [kind for kind in both if kind]
+    tables = list(_tables(text))
+    if [len(rows) for rows in tables] != [len(kind) for kind in records]:
+        return ["results: the tables do not have one row for each score and each gate of the record"]
     faults = []
-    for column, cell in _measured_cells(text):
-        for match in _NUMBER.finditer(cell):
-            plain = match.group().replace("−", "-").replace(",", "").removeprefix("+")
-            digits = len(plain.partition(".")[2])
-            known = shown.setdefault(digits, {f"{fact:.{digits}f}" for fact in facts})
-            if plain not in known and not (
-                float(plain) == 0 and f"-{plain}" in known
-            ):  # -0.0 is shown as 0.0
-                faults.append(f"results: {match.group()} in column {column} is in no record")
+    for rows, kind in zip(tables, records, strict=True):
+        for row, record in zip(rows, kind, strict=True):
+            for column, fields in _FIELDS.items():
+                shown = _NUMBER.findall(row.get(column, ""))
+                values = _figures(record, fields) if column in row else []
+                if len(shown) != len(values) or not all(map(_shows, shown, values)):
+                    faults.append(f"results: {row[column]} in column {column} is not what the record holds")
     return faults
 
 
@@ -115,7 +127,7 @@ def lint(text: str, *, forbidden: Sequence[str], evaluation: EvalReport | None =
     Args:
         text: the whole README.md.
         forbidden: account and host names that must not appear; everyday words among them are skipped.
-        evaluation: when given, each measured figure of the results tables must be one of its figures.
+        evaluation: when given, the figures of the results tables must be its figures, cell by cell.
 
     Returns:
         One sentence per fault; empty when the card is good.
