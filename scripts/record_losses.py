@@ -20,7 +20,9 @@ from tiny_runs import golden_cases, golden_environment  # noqa: E402
 
 def main() -> None:
     """Run every case and write losses and gradient norms at full precision."""
-    dirty = subprocess.run(["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=True)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     if dirty.stdout and "--dirty" not in sys.argv:
         sys.exit("src/ has uncommitted changes: commit first, so that the losses belong to a commit")
     with tempfile.TemporaryDirectory() as folder:

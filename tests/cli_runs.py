@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import yaml
+
 from tiny_models import make_base
 
 QUESTIONS = [

@@ -35,7 +35,15 @@ def make_tokenizer(vocabulary: int = 320):
     return tokenizer
 
 
-def make_base(folder: Path, kind: str = "llama", *, tied: bool = True, dtype: str = "float32", seed: int = 0, hidden: int = 32) -> Path:
+def make_base(
+    folder: Path,
+    kind: str = "llama",
+    *,
+    tied: bool = True,
+    dtype: str = "float32",
+    seed: int = 0,
+    hidden: int = 32,
+) -> Path:
     """Save a random tiny model of an architecture with tokenizer and template; returns the folder."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -57,7 +65,9 @@ def make_base(folder: Path, kind: str = "llama", *, tied: bool = True, dtype: st
     model.save_pretrained(str(folder))
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    )
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
     (folder / "chat_template.jinja").write_text(CHATML)
     return folder

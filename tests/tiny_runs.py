@@ -50,7 +50,17 @@ def make_rows(num_rows: int, *, seed: int = 0, vocabulary: int = 300) -> Dataset
     return Dataset.from_list(rows)
 
 
-def train(recipe: Recipe, base: Path, run_dir: Path, rows: Dataset, *, steps: int = 6, rows_per_step: int = 2, resume: bool = False, progress=lambda metrics, of: None) -> TrainOutcome:
+def train(
+    recipe: Recipe,
+    base: Path,
+    run_dir: Path,
+    rows: Dataset,
+    *,
+    steps: int = 6,
+    rows_per_step: int = 2,
+    resume: bool = False,
+    progress=lambda metrics, of: None,
+) -> TrainOutcome:
     """Run the engine on prepared rows."""
     run_dir.mkdir(parents=True, exist_ok=True)
     job = TrainJob(
@@ -70,12 +80,15 @@ def golden_environment() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")} | {"machine": platform.machine()}
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")} | {
+        "machine": platform.machine()
+    }
 
 
 def golden_cases(folder: Path) -> dict[str, list[dict[str, float]]]:
     """Loss and gradient norm of eight steps, for three architectures, tied and untied, fp32."""
     import torch
+
     from tiny_models import make_base
 
     torch.set_num_threads(1)

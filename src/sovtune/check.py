@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sovtune.data.card import LoadedCard, check_card, load_card, verify_files
+from sovtune.data.card import LoadedCard, check_loaded, load_card, verify_files
 from sovtune.errors import CardError, DataRefused, Problem, RecipeError
 from sovtune.licence_promises import problems as promise_problems
 from sovtune.recipe_file import LoadedRecipe, explain_origins, load_recipe
@@ -63,7 +63,7 @@ def _check_one(
     except CardError as error:
         mistakes += error.problems
         return None
-    quick = check_card(path, for_training=for_training)
+    quick = check_loaded(card, for_training=for_training)
     if quick:  # hashing would only repeat it
         refused += quick
         return card
@@ -93,16 +93,20 @@ def _check_licences(loaded: LoadedRecipe, cards: dict[str, LoadedCard], refused:
         name=_published_name(recipe.name, recipe.publish.to if recipe.publish else None),
         language=recipe.language,
     )
-    mark = read_yaml(loaded.path).marks.get(("card", "licence"))
-    line, column = (mark.value.line, mark.value.column) if mark else (0, 0)
-    for problem in found:
-        if problem.settled:
-            refused.append(
-                Problem(
-                    file=str(loaded.path), line=line, column=column, path="card.licence",
-                    message=f"{problem.message}; {problem.fix}",
-                )
-            )  # fmt: skip
+    settled = [problem for problem in found if problem.settled]
+    if settled:
+        mark = read_yaml(loaded.path).marks.get(("card", "licence"))
+        line, column = (mark.value.line, mark.value.column) if mark else (0, 0)
+        refused += [
+            Problem(
+                file=str(loaded.path),
+                line=line,
+                column=column,
+                path="card.licence",
+                message=f"{problem.message}; {problem.fix}",
+            )
+            for problem in settled
+        ]
     return [f"{problem.message}; {problem.fix}" for problem in found if not problem.settled]
 
 

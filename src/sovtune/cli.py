@@ -31,7 +31,9 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")]
-Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.steps=10.")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.steps=10.")
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Home of all run folders.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Move an older run folder aside and begin anew.")]
@@ -89,12 +91,18 @@ def _close_network(endpoints: Iterable[str]) -> None:
     guard_egress(hosts)
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports the optional package `kernels` as missing
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it reports the optional package `kernels` as missing
     for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category, module=r"(transformers|peft|trl|torch|bitsandbytes|accelerate)\b")
+        warnings.filterwarnings(
+            "ignore", category=category, module=r"(transformers|peft|trl|torch|bitsandbytes|accelerate)\b"
+        )
 
 
-def _load(recipe: Path, sets: Iterable[str], *, publishes: bool = False, offline: bool = False) -> LoadedRecipe:
+def _load(
+    recipe: Path, sets: Iterable[str], *, publishes: bool = False, offline: bool = False
+) -> LoadedRecipe:
     """Read the recipe, then close the network to all but the hosts it names (before anything heavy is imported)."""
     from sovtune.recipe_file import load_recipe
 
@@ -120,7 +128,9 @@ def _version(
 def check(
     recipe: RecipePath,
     sets: Sets = [],  # noqa: B006  (typer reads the default, nothing changes it)
-    explain: Annotated[bool, typer.Option("--explain", help="Print every value and where it comes from.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print every value and where it comes from.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe, its data cards and its licences; report every mistake at once.
@@ -164,7 +174,15 @@ def fetch(
 
 
 def _run_upto(
-    recipe: Path, sets: list[str], runs_dir: Path, upto: str, *, quiet: bool, restart: bool, offline: bool, **more: Any
+    recipe: Path,
+    sets: list[str],
+    runs_dir: Path,
+    upto: str,
+    *,
+    quiet: bool,
+    restart: bool,
+    offline: bool,
+    **more: Any,
 ) -> Path:
     from sovtune import pipeline
 
@@ -199,7 +217,9 @@ def data(
     recipe: RecipePath,
     sets: Sets = [],  # noqa: B006
     runs_dir: RunsDir = RUNS,
-    show: Annotated[int, typer.Option("--show", metavar="N", help="Print N rows, learnt tokens coloured.")] = 0,
+    show: Annotated[
+        int, typer.Option("--show", metavar="N", help="Print N rows, learnt tokens coloured.")
+    ] = 0,
     restart: Restart = False,
     offline: Offline = False,
     quiet: Quiet = False,
@@ -234,21 +254,34 @@ def train(
 
     Example:  sovtune train recipes/quickstart-ko.yaml --resume
     """
-    run_dir = _run_upto(recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume)
+    run_dir = _run_upto(
+        recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume
+    )
     if as_json:
         record = _record(run_dir, "train.json")
         keys = ("steps", "tokens", "tokens_per_second", "peak_rss_bytes")
-        _print_json({"run_dir": str(run_dir), **{key: record[key] for key in keys}, "loss": record["last_loss"]})
+        _print_json(
+            {"run_dir": str(run_dir), **{key: record[key] for key in keys}, "loss": record["last_loss"]}
+        )
 
 
 @app.command(name="eval")
 def evaluate(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Evaluate this recipe's run.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Evaluate this recipe's run.")
+    ] = None,
     sets: Sets = [],  # noqa: B006
     runs_dir: RunsDir = RUNS,
-    base: Annotated[str | None, typer.Option("--base", metavar="DIR_OR_ID", help="A base model's folder, or its id if cached.")] = None,
-    adapter: Annotated[Path | None, typer.Option("--adapter", metavar="DIR", help="An adapter's folder.")] = None,
-    text: Annotated[list[Path], typer.Option("--text", metavar="FILE", help="Text or jsonl to score; may be repeated.")] = [],  # noqa: B006
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="DIR_OR_ID", help="A base model's folder, or its id if cached."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", metavar="DIR", help="An adapter's folder.")
+    ] = None,
+    text: Annotated[
+        list[Path], typer.Option("--text", metavar="FILE", help="Text or jsonl to score; may be repeated.")
+    ] = [],  # noqa: B006
     quantisation: Annotated[str, typer.Option("--quantisation", help="none or nf4.")] = "none",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -262,7 +295,9 @@ def evaluate(
     if recipe is not None:
         if base or adapter or text:
             raise UsageError("give a RECIPE, or --base and --text, not both")
-        run_dir = _run_upto(recipe, sets, runs_dir, "evaluate", quiet=quiet, restart=False, offline=False, redo=("evaluate",))
+        run_dir = _run_upto(
+            recipe, sets, runs_dir, "evaluate", quiet=quiet, restart=False, offline=False, redo=("evaluate",)
+        )
         if as_json:
             _print_json({"run_dir": str(run_dir), **_record(run_dir, "eval.json")})
         return
@@ -276,7 +311,8 @@ def evaluate(
     if as_json:
         _print_json(result)
     else:
-        _print(f"{result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes in {result['documents']} documents")
+        scored = f"{result['bytes']:,} bytes in {result['documents']} documents"
+        _print(f"{result['bits_per_byte']:.4f} bits per byte over {scored}")
 
 
 @app.command()
@@ -291,19 +327,33 @@ def card(
 
     Example:  sovtune card recipes/quickstart-ko.yaml
     """
-    run_dir = _run_upto(recipe, sets, runs_dir, "card", quiet=quiet, restart=False, offline=False, redo=("card",))
+    run_dir = _run_upto(
+        recipe, sets, runs_dir, "card", quiet=quiet, restart=False, offline=False, redo=("card",)
+    )
     if as_json:
-        _print_json({"run_dir": str(run_dir), "card": str(run_dir / "README.md"), "report": str(run_dir / "report.html")})
+        _print_json(
+            {
+                "run_dir": str(run_dir),
+                "card": str(run_dir / "README.md"),
+                "report": str(run_dir / "report.html"),
+            }
+        )
 
 
 @app.command()
 def publish(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A finished run folder.")],
     to: Annotated[str, typer.Option("--to", metavar="TARGET", help="dir:PATH or hub:ORG/NAME.")],
-    endpoint: Annotated[str | None, typer.Option("--endpoint", metavar="URL", help="Address of the Hub.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="URL", help="Address of the Hub.")
+    ] = None,
     tag: Annotated[str, typer.Option("--tag", help="Name of the version.")] = "v1.0.0",
-    token_env: Annotated[str, typer.Option("--token-env", metavar="NAME", help="Variable that holds the token.")] = "SOVTUNE_HUB_TOKEN",  # noqa: S107
-    public: Annotated[bool, typer.Option("--public", help="Create the repository as public (default: private).")] = False,
+    token_env: Annotated[
+        str, typer.Option("--token-env", metavar="NAME", help="Variable that holds the token.")
+    ] = "SOVTUNE_HUB_TOKEN",  # noqa: S107
+    public: Annotated[
+        bool, typer.Option("--public", help="Create the repository as public (default: private).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files; send nothing.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -324,14 +374,22 @@ def publish(
     with _reporter(quiet) as report:
         report.stage("publish")
         receipt = publish_run(
-            run_dir, to, endpoint=endpoint, tag=tag, private=not public, token_env=token_env, dry_run=dry_run, say=report.say
+            run_dir,
+            to,
+            endpoint=endpoint,
+            tag=tag,
+            private=not public,
+            token_env=token_env,
+            dry_run=dry_run,
+            say=report.say,
         )
     if as_json:
         _print_json(asdict(receipt))
         return
     for file in receipt.files:
         _print(f"{size(file.bytes):>10}  {file.sha256[:12]}  {file.path}")
-    _print(f"{'would publish' if dry_run else 'published'} {len(receipt.files)} files to {receipt.target}, tag {receipt.tag}")
+    done = "would publish" if dry_run else "published"
+    _print(f"{done} {len(receipt.files)} files to {receipt.target}, tag {receipt.tag}")
 
 
 @app.command()
@@ -368,19 +426,22 @@ def run(
 
 @app.command()
 def doctor(
-    endpoints: Annotated[list[str], typer.Option("--endpoint", metavar="URL", help="A Hub to try; may be repeated.")] = [],  # noqa: B006
+    endpoints: Annotated[
+        list[str], typer.Option("--endpoint", metavar="URL", help="A Hub to try; may be repeated.")
+    ] = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine has and lacks, each with the fix.
 
     Example:  sovtune doctor --endpoint https://hub.example
     """
-
     _close_network(endpoints)
     from sovtune import doctor as examination
 
     checks = examination.run_checks(endpoints)
-    _print(json.dumps(examination.to_json(checks), ensure_ascii=False) if as_json else examination.table(checks))
+    _print(
+        json.dumps(examination.to_json(checks), ensure_ascii=False) if as_json else examination.table(checks)
+    )
     if any(entry.status == "fail" for entry in checks):
         raise typer.Exit(3)
 

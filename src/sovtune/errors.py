@@ -22,7 +22,9 @@ class SovtuneError(Exception):
 
     exit_code: ClassVar[int] = 5
 
-    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None):
+    def __init__(
+        self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None
+    ):
         super().__init__(what)
         self.what = what
         self.where = where

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ class Family:
 
 
 @cache
-def _table() -> tuple[dict[str, dict[str, object]], str]:
+def _table() -> tuple[dict[str, dict[str, Any]], str]:
     raw = yaml.safe_load(files("sovtune").joinpath("families.yaml").read_text(encoding="utf-8"))
     return raw["model_types"], raw["exclude_modules"]
 
@@ -44,14 +45,13 @@ def family(model_type: str) -> Family:
             f"model type {model_type!r} is not known to sovtune",
             where="adapter.targets",
             why=f"`auto` has verified targets for: {', '.join(known_types())}",
-            fix="name the linear layers yourself, for example `targets: [q_proj, v_proj]`; the first step checks that all of them learn",
+            fix="name the linear layers yourself, for example `targets: [q_proj, v_proj]`; "
+            "the first step checks that all of them learn",
         )
     facts = types[model_type]
-    targets = facts["targets"]
-    assert isinstance(targets, list)
     return Family(
         model_type=model_type,
-        targets=tuple(str(target) for target in targets),
+        targets=tuple(facts["targets"]),
         exclude=exclude,
         mixture_of_experts=bool(facts["moe"]),
     )

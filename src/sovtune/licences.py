@@ -100,6 +100,12 @@ def _nearest(word: str) -> str:
     return f" (did you mean {' or '.join(f'`{name}`' for name in names)}?)" if names else ""
 
 
+@lru_cache(maxsize=1)
+def _reviewed() -> dict[str, str]:
+    """Keys and short names of our own table, lower-cased, with the key: no need of all SPDX symbols (0.1 s)."""
+    return {name.lower(): key for key, terms in TERMS.items() for name in (*terms.names, key)}
+
+
 def _parse(text: str) -> LicenseExpression:
     """The expression's tree.
 
@@ -138,7 +144,7 @@ def parse_expression(text: str) -> str:
     Raises:
         ValueError: no expression, or a licence that is not known; the message has the nearest names.
     """
-    return str(_parse(text))
+    return _reviewed().get(text.strip().lower()) or str(_parse(text))
 
 
 def terms_of(key: str) -> Terms | None:
@@ -194,7 +200,8 @@ def licence_keys(text: str) -> tuple[str, ...]:
             return min(parts, key=_weight)
         return tuple(dict.fromkeys(key for part in parts for key in part))
 
-    return choose(_parse(text))
+    single = _reviewed().get(text.strip().lower())
+    return (single,) if single else choose(_parse(text))
 
 
 def _asked(key: str) -> list[tuple[Constraint, str]]:

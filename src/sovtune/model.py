@@ -14,7 +14,12 @@ from sovtune.errors import EnvironmentFault, RunFailed
 from sovtune.families import family
 from sovtune.recipe import Adapter, Base, Quantisation, Recipe
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +151,9 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
         peft_model = get_peft_model(model, config)
     except ValueError as error:
         raise RunFailed(
-            "the adapter cannot be attached", where="adapter.targets", why=str(error).splitlines()[0],
+            "the adapter cannot be attached",
+            where="adapter.targets",
+            why=str(error).splitlines()[0],
             fix=f"modules this base has: {', '.join(_linear_names(model))}",
         ) from error
     for parameter in peft_model.parameters():
@@ -155,7 +162,9 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
     return _loaded(peft_model, device, fast, notes, settings["target_modules"])
 
 
-def load_with_adapter(folder: Path, quantisation: Quantisation, adapter: Path | None, *, device: str = "auto") -> LoadedModel:
+def load_with_adapter(
+    folder: Path, quantisation: Quantisation, adapter: Path | None, *, device: str = "auto"
+) -> LoadedModel:
     """Base plus a trained adapter for evaluation; ``adapter=None`` gives the base alone.
 
     Raises:
@@ -251,16 +260,27 @@ def _matches_any(model: Any, pattern: str | None) -> bool:
 def _linear_names(model: Any) -> Sequence[str]:
     import torch
 
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
     return sorted(names - {"lm_head"})
 
 
-def _loaded(model: Any, device: str, fast: bool, notes: tuple[str, ...], targets: Sequence[str]) -> LoadedModel:
+def _loaded(
+    model: Any, device: str, fast: bool, notes: tuple[str, ...], targets: Sequence[str]
+) -> LoadedModel:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(_real_count(parameter) for parameter in model.parameters())
     return LoadedModel(
-        model=model, device=device, fast=fast, notes=notes, targets=tuple(targets),
-        trainable_parameters=trainable, total_parameters=total,
+        model=model,
+        device=device,
+        fast=fast,
+        notes=notes,
+        targets=tuple(targets),
+        trainable_parameters=trainable,
+        total_parameters=total,
     )
 
 

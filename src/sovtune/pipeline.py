@@ -12,7 +12,16 @@ from sovtune.errors import EnvironmentFault, UsageError
 from sovtune.progress import Reporter, duration, size
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import LoadedRecipe
-from sovtune.records import BaseRecord, CardReport, DataReport, EvalReport, FileHash, Plan, PublishReceipt, TrainReport
+from sovtune.records import (
+    BaseRecord,
+    CardReport,
+    DataReport,
+    EvalReport,
+    FileHash,
+    Plan,
+    PublishReceipt,
+    TrainReport,
+)
 from sovtune.runs import RunFolder, open_run
 
 if TYPE_CHECKING:
@@ -58,9 +67,19 @@ def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolde
     for name in options.redo:
         state.folder.forget(*STAGES[STAGES.index(name) :])
     steps = {
-        "plan": _plan, "train": _train, "evaluate": _evaluate, "card": _card, "publish": _publish,
+        "plan": _plan,
+        "train": _train,
+        "evaluate": _evaluate,
+        "card": _card,
+        "publish": _publish,
     }
-    kinds = {"plan": Plan, "train": TrainReport, "evaluate": EvalReport, "card": CardReport, "publish": PublishReceipt}
+    kinds = {
+        "plan": Plan,
+        "train": TrainReport,
+        "evaluate": EvalReport,
+        "card": CardReport,
+        "publish": PublishReceipt,
+    }
     for name in STAGES[1 : STAGES.index(options.upto) + 1]:
         report.stage(name)
         if state.folder.load(name, kinds[name]) is not None:
@@ -78,7 +97,9 @@ def fetch(loaded: LoadedRecipe, report: Reporter) -> ResolvedBase:
 
 def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> ResolvedBase:
     base = resolve(loaded.resolved().base, root=loaded.root, say=report.say, offline=offline)
-    report.say(f"{base.record.model}, {base.record.parameters / 1e6:.0f} M parameters, from {base.record.source}")
+    report.say(
+        f"{base.record.model}, {base.record.parameters / 1e6:.0f} M parameters, from {base.record.source}"
+    )
     return base
 
 
@@ -115,17 +136,26 @@ def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:
         "template_sha256": data.template_sha256,
         "tokenizer_sha256": data.tokenizer_sha256,
         "data": [
-            {"card": entry.card_id, "version": entry.version, "files": {file.path: file.sha256 for file in entry.files}}
+            {
+                "card": entry.card_id,
+                "version": entry.version,
+                "files": {file.path: file.sha256 for file in entry.files},
+            }
             for entry in data.datasets
         ],
     }
 
 
 def _tell_data(data: DataReport, report: Reporter) -> None:
-    rows = ", ".join(f"{entry.card_id} {entry.rows_used} rows ({100 * entry.share_reached:.0f} %)" for entry in data.datasets)
+    rows = ", ".join(
+        f"{entry.card_id} {entry.rows_used} rows ({100 * entry.share_reached:.0f} %)"
+        for entry in data.datasets
+    )
     report.say(rows)
     supervised = 100 * data.supervised_tokens / data.tokens
-    report.say(f"{data.tokens:,} tokens, {supervised:.0f} % with loss, {data.rows} rows filled to {100 * data.row_fill:.0f} %")
+    report.say(
+        f"{data.tokens:,} tokens, {supervised:.0f} % with loss, {data.rows} rows filled to {100 * data.row_fill:.0f} %"
+    )
     for entry in data.datasets:
         for reason, count in entry.dropped.items():
             report.say(f"{entry.card_id}: {count} rows dropped: {reason}")
@@ -190,7 +220,9 @@ def _train(state: _State) -> None:
     def progress(metrics: StepMetrics, of: int) -> None:
         left = state.report.seconds_left(metrics.step, of, metrics.seconds)
         speed = metrics.tokens / metrics.seconds
-        detail = f"loss {metrics.loss:.3f}  {speed:.0f} tokens/s  {left} left  memory {size(metrics.rss_bytes)}"
+        detail = (
+            f"loss {metrics.loss:.3f}  {speed:.0f} tokens/s  {left} left  memory {size(metrics.rss_bytes)}"
+        )
         state.report.update(metrics.step, of, detail)
 
     job = engine.TrainJob(
@@ -264,7 +296,9 @@ def _evaluate(state: _State) -> None:
     record = evaluate(state.recipe, state.loaded.model, text_format, tick=tick)
     state.folder.save("evaluate", record)
     for score in record.scores:
-        state.report.say(f"{score.name}: {score.base:.3f} -> {score.adapter:.3f} bits per byte ({score.change_percent:+.1f} %)")
+        state.report.say(
+            f"{score.name}: {score.base:.3f} -> {score.adapter:.3f} bits per byte ({score.change_percent:+.1f} %)"
+        )
     for gate in record.gates:
         if not gate.passed:
             state.report.say(f"gate failed: {gate.name}, measured {gate.measured:+.2f} %")
@@ -296,4 +330,6 @@ def _publish(state: _State) -> None:
         token_env=section.token_env,
         say=state.report.say,
     )
-    state.report.say(f"{len(receipt.files)} files at {receipt.target}, tag {receipt.tag}, read back and compared")
+    state.report.say(
+        f"{len(receipt.files)} files at {receipt.target}, tag {receipt.tag}, read back and compared"
+    )

@@ -54,7 +54,9 @@ def plan_recipe(loaded: LoadedRecipe, runs_dir: Path) -> PlanResult:
         data = data_size(prepared.report)
     else:
         rows = sum(entry.rows for source in sources for entry in source.loaded.card.files)
-        data = estimate_data(sum(file.bytes for source in sources for file in source.files), rows, recipe.train)
+        data = estimate_data(
+            sum(file.bytes for source in sources for file in source.files), rows, recipe.train
+        )
     plan = make_plan(recipe, facts, data, speed=previous_speed(runs_dir, facts))
     return PlanResult(plan=plan, total_bytes=required_bytes(plan.memory_bytes))
 
@@ -62,10 +64,11 @@ def plan_recipe(loaded: LoadedRecipe, runs_dir: Path) -> PlanResult:
 def plan_table(result: PlanResult) -> str:
     """The plan for a terminal."""
     plan = result.plan
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
     lines = [
         f"steps     {plan.steps} of {plan.rows_per_step} rows, {plan.tokens:,} tokens, {plan.epochs:.2f} passes",
         f"time      {duration(plan.seconds) if plan.seconds is not None else 'not estimated'}",
-        f"memory    {size(result.total_bytes)} of {size(plan.memory_available_bytes)}: {'fits' if plan.fits else 'DOES NOT FIT'}",
+        f"memory    {size(result.total_bytes)} of {size(plan.memory_available_bytes)}: {verdict}",
     ]
     parts = sorted(plan.memory_bytes.items(), key=lambda part: -part[1])
     lines += [f"  {name.replace('_', ' '):<26} {size(amount):>9}" for name, amount in parts if amount]

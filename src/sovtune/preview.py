@@ -32,7 +32,12 @@ def preview(loaded: LoadedRecipe, count: int) -> None:
         documents = read_documents(load_card(Path(wish.card)), request, Counter())
         for document in islice(documents, count):
             rendered = render(recipe, document, text_format)
-            console.print(Text(f"{rendered.where}: {len(rendered.input_ids)} tokens, {rendered.supervised} learnt", "bold"))
+            console.print(
+                Text(
+                    f"{rendered.where}: {len(rendered.input_ids)} tokens, {rendered.supervised} learnt",
+                    "bold",
+                )
+            )
             console.print(coloured(rendered, text_format))
             console.print()
 

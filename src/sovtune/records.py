@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -224,11 +223,6 @@ class PublishReceipt:
     notes: tuple[str, ...] = field(default=())
 
 
-@cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def to_json(record: Any) -> str:
     """A record as indented JSON with sorted keys and a final newline; NaN is refused (it is not JSON)."""
     return json.dumps(asdict(record), ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -241,7 +235,7 @@ def from_json(kind: type[R], text: str, *, where: str = "record") -> R:
         UsageError: the text is not JSON or does not have exactly the record's fields.
     """
     try:
-        record: R = _adapter(kind).validate_json(text)
+        record: R = TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         raise UsageError(
             f"cannot read {kind.__name__}: {error.errors()[0]['msg']}",

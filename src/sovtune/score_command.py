@@ -15,7 +15,9 @@ WINDOW = 1024
 """Tokens a document is read in at a time, as in recipes."""
 
 
-def score_texts(base: str, adapter: Path | None, files: list[Path], quantisation: str, report: Reporter) -> dict[str, Any]:
+def score_texts(
+    base: str, adapter: Path | None, files: list[Path], quantisation: str, report: Reporter
+) -> dict[str, Any]:
     """Bits per byte over all documents of the files.
 
     A .jsonl holds rows with ``text`` or ``messages``; any other file one document per line.
@@ -47,7 +49,9 @@ def score_texts(base: str, adapter: Path | None, files: list[Path], quantisation
         report.update(done, of, "bits per byte")
 
     start = text_format.bos if text_format.bos is not None else text_format.eos
-    costs = text_costs(loaded.model, text_format.tokenizer, texts, start_token=start, max_length=WINDOW, tick=tick)
+    costs = text_costs(
+        loaded.model, text_format.tokenizer, texts, start_token=start, max_length=WINDOW, tick=tick
+    )
     num_bytes = sum(cost.bytes for cost in costs)
     return {
         "bits_per_byte": sum(cost.bits for cost in costs) / num_bytes,
@@ -70,7 +74,9 @@ def find_base(base: str) -> Path:
         if read_record(BaseRecord, record_file).model == base:
             return record_file.parent
     raise BaseUnavailable(
-        f"{base} is neither a folder nor a cached base", where="--base", fix="`sovtune fetch RECIPE` puts a recipe's base into the cache"
+        f"{base} is neither a folder nor a cached base",
+        where="--base",
+        fix="`sovtune fetch RECIPE` puts a recipe's base into the cache",
     )
 
 
@@ -88,13 +94,21 @@ def read_texts(path: Path) -> list[str]:
         try:
             if isinstance(row, RowFault):
                 raise row
-            kind = Format(kind="text") if isinstance(row, str) else guess_format(row if isinstance(row, dict) else {})
+            kind = (
+                Format(kind="text")
+                if isinstance(row, str)
+                else guess_format(row if isinstance(row, dict) else {})
+            )
             if kind is None:
                 raise DataRefused("the row has neither `text` nor `messages`", where=where)
             document, _ = to_document(row, kind, where)
         except RowFault as fault:
             raise DataRefused(str(fault), where=where) from fault
-        texts.append(document.text if document.text is not None else "\n".join(turn.content for turn in document.messages))
+        texts.append(
+            document.text
+            if document.text is not None
+            else "\n".join(turn.content for turn in document.messages)
+        )
     if not texts:
         raise DataRefused("no documents to score", where=str(path))
     return texts

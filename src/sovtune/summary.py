@@ -22,7 +22,11 @@ def summary(run_dir: Path, recipe: Path) -> str:
     report = folder.need("evaluate", EvalReport)
     receipt = folder.load("publish", PublishReceipt)
     lines = ["", "Where everything is"]
-    places = [("adapter", run_dir / "adapter"), ("model card", run_dir / "README.md"), ("report", run_dir / "report.html")]
+    places = [
+        ("adapter", run_dir / "adapter"),
+        ("model card", run_dir / "README.md"),
+        ("report", run_dir / "report.html"),
+    ]
     lines += [f"  {name:<11} {place}" for name, place in places]
     if receipt is not None:
         lines.append(f"  {'published':<11} {receipt.target}, tag {receipt.tag}")
@@ -36,7 +40,11 @@ def summary(run_dir: Path, recipe: Path) -> str:
     if report.samples:
         lines += ["", "Answers, base -> adapter (greedy)"]
     for sample in report.samples[:SAMPLES]:
-        lines += [f"  > {_short(sample.prompt)}", f"    base:    {_short(sample.base)}", f"    adapter: {_short(sample.adapter)}"]
+        lines += [
+            f"  > {_short(sample.prompt)}",
+            f"    base:    {_short(sample.base)}",
+            f"    adapter: {_short(sample.adapter)}",
+        ]
     lines += ["", "Next"]
     lines += [
         f"  sovtune check {recipe} --explain     where every setting comes from",

@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 import pytest
+
 from cli_runs import sovtune, start, step_losses, wait_for_step, write_project
 
 
@@ -128,7 +129,7 @@ def test_without_a_network_everything_still_works(finished, tmp_path):
 
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_kill_9_then_resume_gives_the_losses_of_a_straight_run(finished, tmp_path, step):
-    folder, _, run_dir, _ = finished
+    _folder, _, run_dir, _ = finished
     recipe = write_project(tmp_path / "project")
     here = tmp_path / "project"
     process = start("train", recipe, folder=here)

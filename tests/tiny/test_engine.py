@@ -14,8 +14,8 @@ from sovtune.model import load_base, load_with_adapter, load_with_new_adapter
 from sovtune.recipe import Quantisation
 from sovtune.train import checkpoints
 from sovtune.train.watch import LossGuard, read_metrics
-from tiny_runs import losses, make_recipe, make_rows, train
 from tiny_models import make_base
+from tiny_runs import losses, make_recipe, make_rows, train
 
 ROWS = make_rows(12)
 FEW_ROWS_OFTEN = make_rows(4, seed=5).select([0, 1, 2, 3] * 15)
@@ -63,7 +63,9 @@ def test_two_rows_at_once_equal_two_rows_accumulated(base, straight, tmp_path):
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 def test_gradient_checkpointing_changes_nothing(base, tmp_path, engine):
     without = train(make_recipe(engine=engine), base, tmp_path / "a", ROWS, steps=3)
-    with_it = train(make_recipe(engine=engine, gradient_checkpointing=True), base, tmp_path / "b", ROWS, steps=3)
+    with_it = train(
+        make_recipe(engine=engine, gradient_checkpointing=True), base, tmp_path / "b", ROWS, steps=3
+    )
     assert losses(with_it) == pytest.approx(losses(without), abs=1e-6)
 
 
@@ -75,7 +77,13 @@ def test_packed_rows_equal_documents_on_their_own(base, straight, tmp_path):
         documents = []
         for length in row["lengths"]:
             end = start + length
-            documents.append({"input_ids": row["input_ids"][start:end], "labels": row["labels"][start:end], "lengths": [length]})
+            documents.append(
+                {
+                    "input_ids": row["input_ids"][start:end],
+                    "labels": row["labels"][start:end],
+                    "lengths": [length],
+                }
+            )
             start = end
         # three rows of one document each per packed row; missing ones are filled with a row without loss
         filler = {"input_ids": [5, 6], "labels": [-100, -100], "lengths": [2]}
@@ -114,7 +122,9 @@ def test_frozen_weights_stay_and_the_adapter_moves(base, tmp_path):
     for name, tensor in before.items():
         key = name if name in state else name.replace(".weight", ".base_layer.weight")
         assert torch.equal(state[key], tensor), name
-    assert all(float(tensor.abs().sum()) > 0 for name, tensor in adapter_of(outcome).items() if "lora_B" in name)
+    assert all(
+        float(tensor.abs().sum()) > 0 for name, tensor in adapter_of(outcome).items() if "lora_B" in name
+    )
 
 
 def test_saved_adapter_loads_in_plain_peft_with_the_same_logits(base, tmp_path):
@@ -133,10 +143,18 @@ def test_saved_adapter_loads_in_plain_peft_with_the_same_logits(base, tmp_path):
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     plain = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
     theirs = PeftModel.from_pretrained(plain, str(outcome.adapter)).eval()
-    torch.testing.assert_close(theirs(input_ids=ids).logits, loaded.model.eval()(input_ids=ids).logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        theirs(input_ids=ids).logits, loaded.model.eval()(input_ids=ids).logits, rtol=0, atol=1e-6
+    )
     config = json.loads((outcome.adapter / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("test/tiny", "main")
-    expected = {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    expected = {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert {path.name for path in outcome.adapter.iterdir()} == expected
 
 
@@ -144,7 +162,9 @@ def test_saved_adapter_loads_in_plain_peft_with_the_same_logits(base, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_other_architectures_train_on_nf4(tmp_path, kind, tied):
     folder = make_base(tmp_path / "base", kind, tied=tied, dtype="bfloat16")
-    outcome = train(make_recipe(quantised=True, compute="bfloat16"), folder, tmp_path / "run", FEW_ROWS_OFTEN, steps=30)
+    outcome = train(
+        make_recipe(quantised=True, compute="bfloat16"), folder, tmp_path / "run", FEW_ROWS_OFTEN, steps=30
+    )
     assert losses(outcome)[-1] < losses(outcome)[0] - 0.5
 
 
@@ -165,7 +185,7 @@ def test_resume_after_a_crash_equals_a_straight_run(base, straight, tmp_path, cr
     assert [metrics.tokens for metrics in resumed.history] == [metrics.tokens for metrics in straight.history]
     for name, tensor in adapter_of(straight).items():
         assert torch.equal(adapter_of(resumed)[name], tensor), name
-    assert resumed.resumed_from == (crash_at - 1 if crash_at % 2 else crash_at - 2 or None) or resumed.resumed_from in (2, 4, None)
+    assert resumed.resumed_from == ((crash_at - 1) // 2 * 2 or None)
 
 
 def test_a_half_written_checkpoint_is_passed_over(base, straight, tmp_path):
@@ -195,7 +215,11 @@ def test_a_checkpoint_of_another_run_is_refused(base, tmp_path):
 def test_a_rate_far_too_high_stops_with_advice_and_keeps_the_last_good_adapter(base, tmp_path):
     recipe = make_recipe()
     wild = recipe.model_copy(
-        update={"train": recipe.train.model_copy(update={"learning_rate": 1e30, "schedule": "linear", "warmup": 0.5})}
+        update={
+            "train": recipe.train.model_copy(
+                update={"learning_rate": 1e30, "schedule": "linear", "warmup": 0.5}
+            )
+        }
     )
     rows = make_rows(60)
     with pytest.raises(TrainingDiverged) as caught:
@@ -211,9 +235,13 @@ def test_loss_guard():
         guard.check(step, loss)
     with pytest.raises(TrainingDiverged, match="nan"):
         guard.check(7, math.nan)
-    with pytest.raises(TrainingDiverged, match="rose to"):
+
+    def rise():
         for step in range(8, 20):
             guard.check(step, 9.0)
+
+    with pytest.raises(TrainingDiverged, match="rose to"):
+        rise()
 
 
 def test_ctrl_c_saves_and_resumes(base, straight, tmp_path):
@@ -224,7 +252,7 @@ def test_ctrl_c_saves_and_resumes(base, straight, tmp_path):
         if metrics.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(RunInterrupted, match="after step [34] of 6"):
+    with pytest.raises(RunInterrupted, match=r"after step [34] of 6"):
         train(make_recipe(), base, tmp_path / "run", ROWS, progress=press)
     assert losses(train(make_recipe(), base, tmp_path / "run", ROWS, resume=True)) == losses(straight)
 
@@ -233,7 +261,10 @@ def test_modules_that_cannot_learn_are_named(base, tmp_path):
     recipe = make_recipe()
     with pytest.raises(RunFailed, match="cannot be attached") as caught:
         load_with_new_adapter(
-            recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update={"targets": ("no_such_layer",)})}), base
+            recipe.model_copy(
+                update={"adapter": recipe.adapter.model_copy(update={"targets": ("no_such_layer",)})}
+            ),
+            base,
         )
     assert "q_proj" in str(caught.value)
 

@@ -1,4 +1,6 @@
-"""The fast path equals the plain path: losses, gradients, isolation of documents; fp32 tightly, bf16 within its noise."""
+"""The fast path equals the plain path: losses, gradients, isolation of documents; in fp32 and bf16."""
+
+import itertools
 
 import pytest
 import torch
@@ -7,8 +9,8 @@ from sovtune.fastpath import attention, select
 from sovtune.fastpath.loss import next_token_loss, token_losses
 from sovtune.model import load_with_new_adapter
 from sovtune.train.rows import FlatCollator, PaddedCollator
-from tiny_runs import make_recipe, make_rows
 from tiny_models import make_base
+from tiny_runs import make_recipe, make_rows
 
 KINDS = sorted(select.SUPPORTED_TYPES)
 
@@ -58,7 +60,9 @@ def test_fast_equals_plain_in_fp32(tmp_path, kind, tied):
     assert fast_loss == pytest.approx(plain_loss, rel=1e-5)
     assert fast.keys() == plain.keys()
     for name, gradient in plain.items():
-        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name)
+        torch.testing.assert_close(
+            fast[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name
+        )
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -81,9 +85,13 @@ def test_long_documents_are_walked_in_blocks_with_the_same_result():
     weight = torch.randn_like(out)
     grads = torch.autograd.grad((out * weight).sum(), (q, k, v))
     expected = torch.zeros_like(out)
-    for a, b in zip(bounds, bounds[1:], strict=False):
-        part = [x[a:b].transpose(0, 1)[None] for x in (q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))]
-        expected[a:b] = torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True)[0].transpose(0, 1)
+    for a, b in itertools.pairwise(bounds):
+        part = [
+            x[a:b].transpose(0, 1)[None] for x in (q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
+        ]
+        expected[a:b] = torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True)[0].transpose(
+            0, 1
+        )
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(grads, torch.autograd.grad((expected * weight).sum(), (q, k, v)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
@@ -97,14 +105,17 @@ def test_documents_of_a_row_do_not_see_each_other(tmp_path):
     def hidden(ids):
         positions = torch.tensor([[*range(20), *range(20)]])
         out = model.get_decoder()(
-            input_ids=torch.tensor([ids]), position_ids=positions, document_bounds=[0, 20, 40], use_cache=False
+            input_ids=torch.tensor([ids]),
+            position_ids=positions,
+            document_bounds=[0, 20, 40],
+            use_cache=False,
         )
         return out.last_hidden_state[0, 20:]
 
     torch.testing.assert_close(hidden(first + second), hidden(first[::-1] + second), rtol=0, atol=0)
     changed = second.copy()
     changed[3] = 99  # the control: within a document a change does arrive
-    assert float((hidden(first + second) - hidden(first + changed)).abs().max()) > 1e-3
+    assert float((hidden(first + second) - hidden(first + changed)).detach().abs().max()) > 1e-3
 
 
 def test_without_document_bounds_the_attention_refuses(tmp_path):
@@ -123,9 +134,14 @@ def test_frozen_head_loss_is_cross_entropy(rows):
     labels[0, -1] = 7
     mine = next_token_loss(hidden, head, labels) * 0.5
     logits = hidden[:, :-1] @ head.t()
-    theirs = torch.nn.functional.cross_entropy(logits.reshape(-1, 50), labels[:, 1:].reshape(-1), reduction="sum") * 0.5
+    theirs = (
+        torch.nn.functional.cross_entropy(logits.reshape(-1, 50), labels[:, 1:].reshape(-1), reduction="sum")
+        * 0.5
+    )
     torch.testing.assert_close(mine, theirs)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (mine, theirs)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, hidden)[0] for loss in (mine, theirs)), rtol=1e-4, atol=1e-5
+    )
     each = token_losses(hidden[0, :-1].detach(), head, labels[0, 1:].clamp(min=0))
     torch.testing.assert_close(each[labels[0, 1:] != -100].sum() * 0.5, theirs.detach())
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tiny_runs import golden_cases, golden_environment
 
 NAMES = [f"{kind}-{tying}" for kind in ("llama", "qwen2", "qwen3") for tying in ("tied", "untied")]

@@ -16,7 +16,7 @@ from sovtune.explain import place_of, read_model
 from sovtune.records import FileHash
 from sovtune.yaml_file import KeyPath, YamlFile, dotted
 
-__all__ = ["DataCard", "LoadedCard", "check_card", "chosen_files", "load_card", "verify_files"]
+__all__ = ["DataCard", "LoadedCard", "check_card", "check_loaded", "chosen_files", "load_card", "verify_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +56,13 @@ def check_card(path: Path, *, for_training: bool = True) -> list[Problem]:
         for_training: the data is to be trained on, so the card must allow it.
     """
     try:
-        loaded = load_card(path)
+        return check_loaded(load_card(path), for_training=for_training)
     except CardError as error:
         return error.problems
+
+
+def check_loaded(loaded: LoadedCard, *, for_training: bool = True) -> list[Problem]:
+    """``check_card`` for a card that has been read."""
     found = list(_missing_files(loaded))
     if for_training:
         found += _forbidden(loaded.card)

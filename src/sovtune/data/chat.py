@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from sovtune.data.document import Document, Message
 from sovtune.errors import DataRefused
@@ -66,7 +66,9 @@ class ChatTemplate:
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._template.render(messages=turns, add_generation_prompt=add_generation_prompt, **self.special_tokens)
+            return self._template.render(
+                messages=turns, add_generation_prompt=add_generation_prompt, **self.special_tokens
+            )
         except TemplateError as error:
             raise DataRefused(f"the chat template refuses this dialogue: {error}") from error
 
@@ -123,7 +125,9 @@ def _compile(source: str) -> Template:
     try:
         return environment.from_string(source)
     except TemplateSyntaxError as error:
-        raise DataRefused(f"the chat template is not valid Jinja: {error.message}", where=f"line {error.lineno}") from error
+        raise DataRefused(
+            f"the chat template is not valid Jinja: {error.message}", where=f"line {error.lineno}"
+        ) from error
 
 
 def _generation_tag() -> type[Extension]:
@@ -131,7 +135,7 @@ def _generation_tag() -> type[Extension]:
     from jinja2.ext import Extension
 
     class GenerationTag(Extension):
-        tags = {"generation"}
+        tags: ClassVar[set[str]] = {"generation"}
 
         def parse(self, parser: Parser) -> list[Node]:
             parser.stream.skip()
@@ -177,9 +181,15 @@ def _check_turns(document: Document, template: ChatTemplate) -> None:
             )
     answers = [message for message in document.messages if message.role == "assistant"]
     if not answers:
-        raise DataRefused("the dialogue has no assistant turn", where=document.where, why="there is nothing to learn from it")
+        raise DataRefused(
+            "the dialogue has no assistant turn",
+            where=document.where,
+            why="there is nothing to learn from it",
+        )
     if any(not message.content.strip() for message in answers):
-        raise DataRefused("an assistant turn is empty", where=document.where, why="the model would learn to answer nothing")
+        raise DataRefused(
+            "an assistant turn is empty", where=document.where, why="the model would learn to answer nothing"
+        )
 
 
 def _check_rendered(rendered: Rendered, template: ChatTemplate, tokenizer: Tokenizer) -> None:
@@ -195,7 +205,9 @@ def _check_rendered(rendered: Rendered, template: ChatTemplate, tokenizer: Token
     bos = template.special_tokens.get("bos_token")
     bos_id = tokenizer.token_to_id(bos) if bos else None
     if bos_id is not None and rendered.input_ids[:2] == [bos_id, bos_id]:
-        raise DataRefused(f"the text begins with {bos!r} twice", where=rendered.where, why="the template adds it itself")
+        raise DataRefused(
+            f"the text begins with {bos!r} twice", where=rendered.where, why="the template adds it itself"
+        )
 
 
 def render_text(document: Document, tokenizer: Tokenizer, *, bos: int | None, eos: int | None) -> Rendered:

@@ -168,15 +168,20 @@ def raw_lines(file: LocalFile) -> Iterator[tuple[int, int, bytes]]:
 def skip_mark(stream: io.BufferedReader, file: LocalFile) -> int:
     """Refuse what is not text, skip a UTF-8 byte order mark; returns the offset of the first byte of text."""
     head = stream.peek(_SAMPLE)[:_SAMPLE]
-    for magic, what, fix in _MAGIC:
-        if head.startswith(magic):
-            raise DataRefused(f"this is {what}, text was expected", where=file.shown, fix=fix)
+    foreign = foreign_kind(head)
+    if foreign is not None:
+        raise DataRefused(f"this is {foreign[0]}, text was expected", where=file.shown, fix=foreign[1])
     if b"\0" in head:
         offset = head.index(b"\0")
         raise DataRefused(
             f"binary data, text was expected (a zero byte at offset {offset})", where=file.shown
         )
     return len(stream.read(len(codecs.BOM_UTF8))) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def foreign_kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that is no UTF-8 text, by its first bytes, and what to do; None when nothing is recognised."""
+    return next(((what, fix) for magic, what, fix in _MAGIC if head.startswith(magic)), None)
 
 
 def text_lines(file: LocalFile) -> Iterator[tuple[int, str]]:

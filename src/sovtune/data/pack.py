@@ -21,7 +21,9 @@ class Fitted:
     tokens_cut: int
 
 
-def fit(documents: Sequence[Rendered], max_length: int, overlong: Literal["error", "drop", "split"]) -> Fitted:
+def fit(
+    documents: Sequence[Rendered], max_length: int, overlong: Literal["error", "drop", "split"]
+) -> Fitted:
     """Deal with documents longer than a row.
 
     ``split`` cuts into pieces of ``max_length`` tokens, all of which stay; ``drop`` leaves the document out and
@@ -55,7 +57,9 @@ def fit(documents: Sequence[Rendered], max_length: int, overlong: Literal["error
             cut += length - sum(len(piece.input_ids) for piece in pieces)
     if not kept:
         raise DataRefused("no document is left to train on", why=f"all are longer than {max_length} tokens")
-    return Fitted(documents=kept, counts={name: count for name, count in counts.items() if count}, tokens_cut=cut)
+    return Fitted(
+        documents=kept, counts={name: count for name, count in counts.items() if count}, tokens_cut=cut
+    )
 
 
 def _split(document: Rendered, max_length: int) -> list[Rendered]:

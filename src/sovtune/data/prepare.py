@@ -68,7 +68,9 @@ def prepare(recipe: Recipe, *, base_folder: Path, base_hash: str, cache: Path) -
     return PreparedData(rows_file=target / ROWS, report=read_record(DataReport, target / REPORT))
 
 
-def find_prepared(recipe: Recipe, *, base_hash: str, cache: Path) -> tuple[PreparedData | None, list[OpenedSource]]:
+def find_prepared(
+    recipe: Recipe, *, base_hash: str, cache: Path
+) -> tuple[PreparedData | None, list[OpenedSource]]:
     """Rows that were made before for exactly this input, or None; and the verified cards in either case.
 
     Raises:
@@ -113,13 +115,17 @@ def cache_key(recipe: Recipe, sources: list[OpenedSource], base_hash: str) -> st
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _make(recipe: Recipe, sources: list[OpenedSource], text_format: TextFormat, key: str, target: Path) -> None:
+def _make(
+    recipe: Recipe, sources: list[OpenedSource], text_format: TextFormat, key: str, target: Path
+) -> None:
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     read = [_read(recipe, source, text_format) for source in sources]
     chosen = _mix(recipe, [documents for documents, _ in read])
-    fitted = [fit(documents, recipe.train.rows.max_length, recipe.train.rows.overlong) for documents in chosen]
+    fitted = [
+        fit(documents, recipe.train.rows.max_length, recipe.train.rows.overlong) for documents in chosen
+    ]
     documents = [document for one in fitted for document in one.documents]
     rows = _rows(documents, recipe)
     _write_rows(rows, documents, part / ROWS)
@@ -129,20 +135,28 @@ def _make(recipe: Recipe, sources: list[OpenedSource], text_format: TextFormat, 
     os.replace(part, target)
 
 
-def _read(recipe: Recipe, source: OpenedSource, text_format: TextFormat) -> tuple[list[Rendered], Counter[str]]:
+def _read(
+    recipe: Recipe, source: OpenedSource, text_format: TextFormat
+) -> tuple[list[Rendered], Counter[str]]:
     """Documents of one source as tokens, in the order of the files; counts of what was read and dropped."""
     counts: Counter[str] = Counter()
-    request = SourceRequest(split=source.wish.split, max_rows=source.wish.max_rows, on_bad_row=source.wish.on_bad_row)
+    request = SourceRequest(
+        split=source.wish.split, max_rows=source.wish.max_rows, on_bad_row=source.wish.on_bad_row
+    )
     rendered: list[Rendered] = []
     for document in read_documents(source.loaded, request, counts):
         try:
             rendered.append(render(recipe, document, text_format))
         except DataRefused as error:
             if source.wish.on_bad_row == "error":
-                raise DataRefused(error.what, where=error.where or document.where, why=error.why, fix=error.fix) from error
+                raise DataRefused(
+                    error.what, where=error.where or document.where, why=error.why, fix=error.fix
+                ) from error
             counts[DROPPED + "not_renderable"] += 1
     if not rendered:
-        raise DataRefused(f"no usable row in data card {source.loaded.card.id}", where=str(source.loaded.path))
+        raise DataRefused(
+            f"no usable row in data card {source.loaded.card.id}", where=str(source.loaded.path)
+        )
     return rendered, counts
 
 
@@ -154,13 +168,24 @@ def render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rende
     """
     if recipe.method == "cpt":
         if document.text is None:
-            raise DataRefused("a dialogue in a cpt recipe", where=document.where, why="cpt learns running text", fix="use method: sft")
+            raise DataRefused(
+                "a dialogue in a cpt recipe",
+                where=document.where,
+                why="cpt learns running text",
+                fix="use method: sft",
+            )
         return render_text(document, text_format.tokenizer, bos=text_format.bos, eos=text_format.eos)
     if not document.messages:
-        raise DataRefused("running text in an sft recipe", where=document.where, why="sft learns answers", fix="use method: cpt")
+        raise DataRefused(
+            "running text in an sft recipe",
+            where=document.where,
+            why="sft learns answers",
+            fix="use method: cpt",
+        )
     if text_format.template is None:
         raise DataRefused(
-            "the base has no chat template", why="sft needs one to tell prompt from answer",
+            "the base has no chat template",
+            why="sft needs one to tell prompt from answer",
             fix="use the base's instruct variant, or method: cpt",
         )
     return render_chat(document, text_format.template, text_format.tokenizer)
@@ -178,7 +203,10 @@ def _mix(recipe: Recipe, sources: list[list[Rendered]]) -> list[list[Rendered]]:
     """
     if recipe.data[0].share is None:
         return sources
-    total = min(_length(docs) * wish.repeat / (wish.share or 1) for docs, wish in zip(sources, recipe.data, strict=True))
+    total = min(
+        _length(docs) * wish.repeat / (wish.share or 1)
+        for docs, wish in zip(sources, recipe.data, strict=True)
+    )
     taken = []
     for index, (documents, wish) in enumerate(zip(sources, recipe.data, strict=True)):
         order = list(documents)
@@ -250,7 +278,8 @@ def _report(
     return DataReport(
         cache_key=key,
         datasets=tuple(
-            _data_set(source, count, one, tokens) for source, count, one in zip(sources, counts, fitted, strict=True)
+            _data_set(source, count, one, tokens)
+            for source, count, one in zip(sources, counts, fitted, strict=True)
         ),
         documents=len(documents),
         rows=len(rows),

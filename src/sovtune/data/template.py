@@ -48,11 +48,17 @@ def read_format(folder: Path) -> TextFormat:
     try:
         tokenizer = Tokenizer.from_str(raw.decode("utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise BaseUnavailable("the tokenizer cannot be read", where="tokenizer.json", why=str(error)) from error
+        raise BaseUnavailable(
+            "the tokenizer cannot be read", where="tokenizer.json", why=str(error)
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     config = _json(folder / "tokenizer_config.json")
-    special = {name: text for name, value in config.items() if name.endswith("_token") and (text := _token_text(value))}
+    special = {
+        name: text
+        for name, value in config.items()
+        if name.endswith("_token") and (text := _token_text(value))
+    }
     source = _template_text(folder, config)
     candidates = _stop_candidates(folder, tokenizer, special)
     stop = ""

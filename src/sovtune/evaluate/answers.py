@@ -11,7 +11,9 @@ from sovtune.data.document import Message
 from sovtune.data.template import TextFormat
 
 
-def greedy_answers(model: Any, text_format: TextFormat, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
+def greedy_answers(
+    model: Any, text_format: TextFormat, prompts: Sequence[str], *, max_new_tokens: int
+) -> list[str]:
     """One answer per prompt, decoded greedily until the stop token or ``max_new_tokens``.
 
     A base with a chat template gets the prompt as a user turn; one without gets it as text to go on from.

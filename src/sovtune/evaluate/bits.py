@@ -32,7 +32,13 @@ Tick = Callable[[int, int], None]
 
 
 def text_costs(
-    model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, start_token: int | None, max_length: int, tick: Tick
+    model: Any,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    start_token: int | None,
+    max_length: int,
+    tick: Tick,
 ) -> list[TextCost]:
     """Bits of each text under the model, with whatever adapter state it has.
 
@@ -91,6 +97,8 @@ def _losses(model: Any, window: Tensor, first: int, targets: Tensor) -> Tensor:
         bounds = [0, window.shape[1]]
         decoder = causal.get_decoder()
         hidden = decoder(input_ids=window, position_ids=positions, document_bounds=bounds, use_cache=False)
-        return token_losses(hidden.last_hidden_state[0, first:-1], causal.get_output_embeddings().weight, targets)
+        return token_losses(
+            hidden.last_hidden_state[0, first:-1], causal.get_output_embeddings().weight, targets
+        )
     logits = model(input_ids=window, use_cache=False).logits[0, first:-1]
     return -torch.log_softmax(logits.float(), -1).gather(1, targets[:, None])[:, 0]

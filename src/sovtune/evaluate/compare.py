@@ -44,7 +44,11 @@ class HeldOutTexts:
 
 def plain_text(document: Document) -> str:
     """The text of a document; of a dialogue its turns, one below the other."""
-    return document.text if document.text is not None else "\n".join(message.content for message in document.messages)
+    return (
+        document.text
+        if document.text is not None
+        else "\n".join(message.content for message in document.messages)
+    )
 
 
 def read_held_out(wish: HeldOut) -> HeldOutTexts:
@@ -125,7 +129,12 @@ def _costs(
 
 def _score(held_out: HeldOutTexts, before: list[TextCost], after: list[TextCost], seed: int) -> TextScore:
     num_bytes = np.array([cost.bytes for cost in before], dtype=np.float64)
-    result = compare(np.array([cost.bits for cost in before]), np.array([cost.bits for cost in after]), num_bytes, seed=seed)
+    result = compare(
+        np.array([cost.bits for cost in before]),
+        np.array([cost.bits for cost in after]),
+        num_bytes,
+        seed=seed,
+    )
     return TextScore(
         name=held_out.card.card.title,
         language=held_out.language,
@@ -167,11 +176,25 @@ def gates(section: Evaluate, scores: list[TextScore]) -> tuple[GateResult, ...]:
         if score.role == "replay" and section.fail_if_replay_rises is not None:
             limit = section.fail_if_replay_rises
             name = f"{score.card_id}: bits per byte may rise by at most {limit:g} %"
-            results.append(GateResult(name=name, limit=limit, measured=score.change_percent, passed=score.change_percent <= limit))
+            results.append(
+                GateResult(
+                    name=name,
+                    limit=limit,
+                    measured=score.change_percent,
+                    passed=score.change_percent <= limit,
+                )
+            )
         if score.role == "target" and section.fail_if_target_falls_less is not None:
             limit = section.fail_if_target_falls_less
             name = f"{score.card_id}: bits per byte must fall by at least {limit:g} %"
-            results.append(GateResult(name=name, limit=limit, measured=-score.change_percent, passed=-score.change_percent >= limit))
+            results.append(
+                GateResult(
+                    name=name,
+                    limit=limit,
+                    measured=-score.change_percent,
+                    passed=-score.change_percent >= limit,
+                )
+            )
     return tuple(results)
 
 

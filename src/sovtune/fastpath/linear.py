@@ -17,7 +17,9 @@ class LoraLinear(torch.autograd.Function):
     """Frozen weight W [out, in] given as a function that returns it, adapter A [r, in], B [out, r], scale s."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: Any, bias: Tensor | None, scale: float) -> Tensor:  # type: ignore[override]
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: Any, bias: Tensor | None, scale: float
+    ) -> Tensor:
         """X [..., in] -> [..., out]."""
         rows = x.reshape(-1, x.shape[-1])
         y = F.linear(rows, weight(), bias)
@@ -28,7 +30,7 @@ class LoraLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         """DB = s g^T (x A^T); dA = (s g B)^T x; dx = g W + (s g B) A. W is dequantised again instead of kept."""
         rows, inner, a, b = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1])

@@ -22,7 +22,7 @@ class FrozenHeadLoss(torch.autograd.Function):
     """Sum over rows of -log softmax(h W^T)[t]."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 scalar in nats."""
         chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -42,7 +42,7 @@ class FrozenHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:
         """The finished gradient, scaled."""
         (grad,) = ctx.saved_tensors
         return grad * grad_total.to(grad.dtype), None, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SUPPORTED_TYPES = frozenset({"llama", "qwen2", "qwen3", "glm4", "hunyuan_v1_dense", "ernie4_5"})
-"""Model types whose attention goes through transformers' interface and whose equality test exists (tests/tiny/test_fastpath.py)."""
+"""Model types for which tests/tiny/test_fastpath.py proves that fast and plain path are equal."""
 
 # Config keys that change the attention or the logits in ways the fast path does not compute.
 _SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping", "logits_softcap")
@@ -33,5 +33,7 @@ def blockers(config: Any, *, device: str, dropout: float) -> list[str]:
     if layer_types - {"full_attention"}:
         reasons.append(f"layers of type {', '.join(sorted(layer_types - {'full_attention'}))}")
     reasons += [f"the base uses {key}" for key in _SOFTCAPS if getattr(config, key, None)]
-    reasons += [f"the base uses {key}" for key in _LOGIT_SCALES if getattr(config, key, None) not in (None, 1, 1.0)]
+    reasons += [
+        f"the base uses {key}" for key in _LOGIT_SCALES if getattr(config, key, None) not in (None, 1, 1.0)
+    ]
     return reasons

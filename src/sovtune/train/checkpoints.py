@@ -38,7 +38,10 @@ def seal(folder: Path, *, fingerprint: str) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         _sync(path)
-    content = {"fingerprint": fingerprint, "files": {path.relative_to(folder).as_posix(): _digest(path) for path in files}}
+    content = {
+        "fingerprint": fingerprint,
+        "files": {path.relative_to(folder).as_posix(): _digest(path) for path in files},
+    }
     part = folder / (SEAL + ".part")
     part.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
     _sync(part)
@@ -51,7 +54,9 @@ def _step(folder: Path) -> int:
 
 
 def _all(home: Path) -> list[Path]:
-    found = [path for path in home.glob(PREFIX + "*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()]
+    found = [
+        path for path in home.glob(PREFIX + "*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()
+    ]
     return sorted(found, key=_step)
 
 
@@ -61,7 +66,9 @@ def is_sealed(folder: Path) -> bool:
     if not seal_file.is_file():
         return False
     files: dict[str, str] = json.loads(seal_file.read_text(encoding="utf-8"))["files"]
-    return all((folder / name).is_file() and _digest(folder / name) == digest for name, digest in files.items())
+    return all(
+        (folder / name).is_file() and _digest(folder / name) == digest for name, digest in files.items()
+    )
 
 
 def newest(home: Path, *, fingerprint: str) -> Path | None:

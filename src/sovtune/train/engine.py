@@ -73,7 +73,11 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         """Mean next-token loss in nats over the step's supervised tokens (this micro-batch's part of it)."""
         labels = inputs["labels"]
@@ -139,7 +143,9 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
     finally:
         undo()
     if watch.interrupted and trainer.state.global_step < job.steps:
-        raise RunInterrupted(f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved")
+        raise RunInterrupted(
+            f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved"
+        )
     adapter = job.run_dir / "adapter"
     save_adapter(loaded.model, job.recipe.base, job.tokenizer_folder, adapter)
     return TrainOutcome(
@@ -192,7 +198,8 @@ def _guarded(trainer: Trainer, start: Path | None, watch: Watch, run_dir: Path) 
         raise EnvironmentFault(
             "out of memory",
             why=str(error).splitlines()[0],
-            fix="halve train.rows.max_length, or set train.run.gradient_checkpointing: true; then `sovtune train RECIPE --resume`",
+            fix="halve train.rows.max_length, or set train.run.gradient_checkpointing: true; "
+            "then `sovtune train RECIPE --resume`",
         ) from error
     except OSError as error:
         if error.errno not in (28, 122):  # no space left, quota exceeded
@@ -225,5 +232,3 @@ def peak_rss() -> int:
 def versions() -> dict[str, str]:
     """Versions of what took part, for the record."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-

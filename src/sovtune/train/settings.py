@@ -10,7 +10,9 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 """Names of ours -> names of transformers' schedulers; warm-up is linear in all of them."""
 
 
-def trainer_settings(recipe: Recipe, *, steps: int, rows_per_step: int, output_dir: str, device: str) -> dict[str, Any]:
+def trainer_settings(
+    recipe: Recipe, *, steps: int, rows_per_step: int, output_dir: str, device: str
+) -> dict[str, Any]:
     """Keyword arguments of ``trl.SFTConfig`` for a run of ``steps`` steps over rows that are already in order.
 
     Data reaches the trainer finished (ids and labels), so everything that would prepare, truncate, pack or reorder

@@ -97,7 +97,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     checked: bool = False
     process: psutil.Process = field(default_factory=psutil.Process)
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Read back the metrics of the steps that a resumed run keeps, drop those that will be repeated."""
         self.started = time.monotonic()
         if not self.metrics_path.exists():
@@ -112,7 +114,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         part.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
         os.replace(part, self.metrics_path)
 
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """After the first backward pass every adapter must have a gradient.
 
         Raises:
@@ -130,7 +134,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 fix="leave them out of adapter.targets, or use targets: auto",
             )
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write one line per step, at full precision, and tell the caller.
 
         Raises:
@@ -159,14 +165,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             stream.write(_line(metrics))
         self.progress(metrics, state.max_steps)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
         """On Ctrl-C: save this step and stop."""
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True
         return control
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Seal the checkpoint that was just written and drop old ones."""
         home = Path(str(args.output_dir))
         checkpoints.seal(home / f"{checkpoints.PREFIX}{state.global_step}", fingerprint=self.fingerprint)
@@ -206,4 +216,8 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     """All complete lines of a metrics file; empty when there is none."""
     if not path.exists():
         return []
-    return [metrics for metrics in map(_parse, path.read_text(encoding="utf-8").splitlines()) if metrics is not None]
+    return [
+        metrics
+        for metrics in map(_parse, path.read_text(encoding="utf-8").splitlines())
+        if metrics is not None
+    ]
