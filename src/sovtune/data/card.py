@@ -16,7 +16,15 @@ from sovtune.explain import place_of, read_model
 from sovtune.records import FileHash
 from sovtune.yaml_file import KeyPath, YamlFile, dotted
 
-__all__ = ["DataCard", "LoadedCard", "check_card", "check_loaded", "chosen_files", "load_card", "verify_files"]
+__all__ = [
+    "DataCard",
+    "LoadedCard",
+    "check_card",
+    "check_loaded",
+    "chosen_files",
+    "load_card",
+    "verify_files",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
