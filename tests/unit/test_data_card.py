@@ -1,5 +1,5 @@
 """Data cards: what they must say, how mistakes are told, how files are held to them."""
-# ruff: noqa: E501 - a table of messages is read best with one case on a line
+
 
 import gzip
 import hashlib

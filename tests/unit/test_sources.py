@@ -1,5 +1,5 @@
 """Documents out of real files: every kind, every packing, every way a file or a row can be wrong."""
-# ruff: noqa: E501 - tables of messages are read best with one case on a line
+
 
 from __future__ import annotations
 

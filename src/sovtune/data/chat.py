@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sovtune.data.document import Document, Message
 from sovtune.errors import DataRefused
@@ -135,7 +135,7 @@ def _generation_tag() -> type[Extension]:
     from jinja2.ext import Extension
 
     class GenerationTag(Extension):
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - the base class declares it as an instance variable
 
         def parse(self, parser: Parser) -> list[Node]:
             parser.stream.skip()
