@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -210,6 +211,7 @@ def _from_hub(base: Base, mirror: Mirror, say: Say, offline: bool) -> ResolvedBa
 
 def _download(base: Base, endpoint: str, target: Path) -> str:
     """Download a snapshot; returns the commit the revision stood for."""
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -224,8 +226,8 @@ def _download(base: Base, endpoint: str, target: Path) -> str:
             local_dir=target,
             allow_patterns=list(WANTED),
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _NotHere(str(error).splitlines()[0]) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
+        raise _NotHere((str(error) or type(error).__name__).splitlines()[0]) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
     return str(commit)
 
@@ -250,7 +252,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
             quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
         )
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **name)
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         raise BaseUnavailable(
             f"transformers cannot read {gguf.name}", why=str(error).splitlines()[0]
         ) from error

@@ -21,8 +21,8 @@ from sovtune.recipe_file import LoadedRecipe
 def preview(loaded: LoadedRecipe, count: int) -> None:
     """Print the first ``count`` documents of each source on stdout.
 
-    Learnt tokens are green and underlined (colour alone is lost in a pipe). Each run of equal tokens is decoded as
-    a whole, so that letters that join, and right-to-left lines, reach the terminal unbroken.
+    Learnt parts are green and underlined in a terminal, and stand between ⟦ and ⟧ in a pipe. Each run of equal
+    tokens is decoded as a whole, so that letters that join, and right-to-left lines, reach the terminal unbroken.
     """
     recipe = loaded.resolved()
     text_format = read_format(resolve(recipe.base, root=cache_home(), offline=True).folder)
@@ -38,15 +38,17 @@ def preview(loaded: LoadedRecipe, count: int) -> None:
                     "bold",
                 )
             )
-            console.print(coloured(rendered, text_format))
+            console.print(marked(rendered, text_format, brackets=not console.is_terminal))
             console.print()
 
 
-def coloured(rendered: Rendered, text_format: TextFormat) -> Text:
-    """The document's text, learnt parts marked."""
+def marked(rendered: Rendered, text_format: TextFormat, *, brackets: bool) -> Text:
+    """The document's text, learnt parts in colour and, if asked for, in brackets."""
     text = Text()
     pairs = zip(rendered.input_ids, rendered.labels, strict=True)
     for learnt, group in groupby(pairs, key=lambda pair: pair[1] != IGNORE):
         part = text_format.tokenizer.decode([token for token, _ in group], skip_special_tokens=False)
+        if learnt and brackets:
+            part = f"⟦{part}⟧"
         text.append(part, "green underline" if learnt else "dim")
     return text
