@@ -6,18 +6,30 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from sovtune import __version__
+from sovtune.cli_data import data_app
+from sovtune.cli_shared import (
+    RUNS,
+    AsJson,
+    Offline,
+    Quiet,
+    RecipePath,
+    Restart,
+    RunsDir,
+    Sets,
+    close_network,
+    make_reporter,
+    open_recipe,
+    print_json,
+    print_line,
+    read_values,
+    run_upto,
+)
 from sovtune.errors import SovtuneError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sovtune.progress import Reporter
-    from sovtune.recipe_file import LoadedRecipe
 
 app = typer.Typer(
     name="sovtune",
@@ -29,17 +41,7 @@ app = typer.Typer(
     help="Fine-tune open language models on data that must not leave the building.\n\n"
     "A first run:  sovtune check RECIPE, then  sovtune run RECIPE",
 )
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")]
-Sets = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.steps=10.")
-]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Home of all run folders.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Move an older run folder aside and begin anew.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on disk; fetch nothing.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-RUNS = Path("runs")
+app.add_typer(data_app, name="data")
 
 
 def main() -> NoReturn:
@@ -63,64 +65,13 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-
-
-def _print_json(value: Any) -> None:
-    _print(json.dumps(value, ensure_ascii=False))
-
-
-def _reporter(quiet: bool) -> Reporter:
-    from rich.console import Console
-
-    from sovtune.progress import Reporter
-
-    return Reporter(Console(stderr=True), quiet=quiet)
-
-
-def _close_network(endpoints: Iterable[str]) -> None:
-    """Environment and allow-list before anything heavy is imported; talk of dependencies stays off the terminal."""
-    import logging
-    import warnings
-
-    from sovtune.network import air_gap_environment, allowed_hosts, guard_egress
-
-    hosts = allowed_hosts(endpoints)
-    air_gap_environment(offline=not hosts)
-    guard_egress(hosts)
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it reports the optional package `kernels` as missing
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings(
-            "ignore", category=category, module=r"(transformers|peft|trl|torch|bitsandbytes|accelerate)\b"
-        )
-
-
-def _load(
-    recipe: Path, sets: Iterable[str], *, publishes: bool = False, offline: bool = False
-) -> LoadedRecipe:
-    """Read the recipe, then close the network to all but the hosts it names (before anything heavy is imported)."""
-    from sovtune.recipe_file import load_recipe
-
-    loaded = load_recipe(recipe, list(sets))
-    endpoints = [mirror.hub for mirror in loaded.recipe.base.mirrors if mirror.hub and not offline]
-    if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
-        endpoints.append(loaded.recipe.publish.endpoint)
-    _close_network(endpoints)
-    return loaded
-
-
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if version:
-        _print(f"sovtune {__version__}")
+        print_line(f"sovtune {__version__}")
         raise typer.Exit
 
 
@@ -141,14 +92,14 @@ def check(
 
     result = check_all(recipe, sets)
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     elif result.problems:
         sys.stderr.write("\n".join(str(problem) for problem in result.problems) + "\n")
         sys.stderr.write(f"sovtune: {len(result.problems)} to correct\n")
     elif explain:
-        _print("\n".join(result.explained()))
+        print_line("\n".join(result.explained()))
     else:
-        _print(f"{recipe}: ok")
+        print_line(f"{recipe}: ok")
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
@@ -166,30 +117,11 @@ def fetch(
     """
     from sovtune import pipeline
 
-    loaded = _load(recipe, sets)
-    with _reporter(quiet) as report:
+    loaded = open_recipe(recipe, sets)
+    with make_reporter(quiet) as report:
         base = pipeline.fetch(loaded, report)
     if as_json:
-        _print_json({"folder": str(base.folder), "content_sha256": base.record.content_sha256})
-
-
-def _run_upto(
-    recipe: Path,
-    sets: list[str],
-    runs_dir: Path,
-    upto: str,
-    *,
-    quiet: bool,
-    restart: bool,
-    offline: bool,
-    **more: Any,
-) -> Path:
-    from sovtune import pipeline
-
-    loaded = _load(recipe, sets, publishes=upto == "publish", offline=offline)
-    options = pipeline.RunOptions(runs_dir=runs_dir, upto=upto, restart=restart, offline=offline, **more)
-    with _reporter(quiet) as report:
-        return pipeline.run(loaded, options, report).path
+        print_json({"folder": str(base.folder), "content_sha256": base.record.content_sha256})
 
 
 @app.command()
@@ -205,38 +137,11 @@ def plan(
     """
     from sovtune.plan_command import plan_recipe, plan_table
 
-    result = plan_recipe(_load(recipe, sets, offline=True), runs_dir)
+    result = plan_recipe(open_recipe(recipe, sets, offline=True), runs_dir)
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     else:
-        _print(plan_table(result))
-
-
-@app.command()
-def data(
-    recipe: RecipePath,
-    sets: Sets = [],  # noqa: B006
-    runs_dir: RunsDir = RUNS,
-    show: Annotated[
-        int, typer.Option("--show", metavar="N", help="Print N rows, learnt tokens coloured.")
-    ] = 0,
-    restart: Restart = False,
-    offline: Offline = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Read the data cards, render, mask and pack; print what will be trained on.
-
-    Example:  sovtune data recipes/quickstart-ko.yaml --show 3
-    """
-    run_dir = _run_upto(recipe, sets, runs_dir, "data", quiet=quiet, restart=restart, offline=offline)
-    if show:
-        from sovtune.preview import preview
-        from sovtune.recipe_file import load_recipe
-
-        preview(load_recipe(recipe, sets), show)
-    if as_json:
-        _print_json({"run_dir": str(run_dir), **_record(run_dir, "data.json")})
+        print_line(plan_table(result))
 
 
 @app.command()
@@ -254,13 +159,13 @@ def train(
 
     Example:  sovtune train recipes/quickstart-ko.yaml --resume
     """
-    run_dir = _run_upto(
+    run_dir = run_upto(
         recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume
     )
     if as_json:
-        record = _record(run_dir, "train.json")
+        record = read_values(run_dir, "train.json")
         keys = ("steps", "tokens", "tokens_per_second", "peak_rss_bytes")
-        _print_json(
+        print_json(
             {"run_dir": str(run_dir), **{key: record[key] for key in keys}, "loss": record["last_loss"]}
         )
 
@@ -295,24 +200,24 @@ def evaluate(
     if recipe is not None:
         if base or adapter or text:
             raise UsageError("give a RECIPE, or --base and --text, not both")
-        run_dir = _run_upto(
+        run_dir = run_upto(
             recipe, sets, runs_dir, "evaluate", quiet=quiet, restart=False, offline=False, redo=("evaluate",)
         )
         if as_json:
-            _print_json({"run_dir": str(run_dir), **_record(run_dir, "eval.json")})
+            print_json({"run_dir": str(run_dir), **read_values(run_dir, "eval.json")})
         return
     if base is None or not text:
         raise UsageError("nothing to evaluate: give a RECIPE, or --base and --text")
     from sovtune.score_command import score_texts
 
-    _close_network([])
-    with _reporter(quiet) as report:
+    close_network([])
+    with make_reporter(quiet) as report:
         result = score_texts(base, adapter, text, quantisation, report)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         scored = f"{result['bytes']:,} bytes in {result['documents']} documents"
-        _print(f"{result['bits_per_byte']:.4f} bits per byte over {scored}")
+        print_line(f"{result['bits_per_byte']:.4f} bits per byte over {scored}")
 
 
 @app.command()
@@ -327,11 +232,11 @@ def card(
 
     Example:  sovtune card recipes/quickstart-ko.yaml
     """
-    run_dir = _run_upto(
+    run_dir = run_upto(
         recipe, sets, runs_dir, "card", quiet=quiet, restart=False, offline=False, redo=("card",)
     )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "run_dir": str(run_dir),
                 "card": str(run_dir / "README.md"),
@@ -368,10 +273,10 @@ def publish(
 
     from sovtune.progress import size
 
-    _close_network([endpoint] if endpoint else [])
+    close_network([endpoint] if endpoint else [])
     from sovtune.publish import publish as publish_run
 
-    with _reporter(quiet) as report:
+    with make_reporter(quiet) as report:
         report.stage("publish")
         receipt = publish_run(
             run_dir,
@@ -384,12 +289,12 @@ def publish(
             say=report.say,
         )
     if as_json:
-        _print_json(asdict(receipt))
+        print_json(asdict(receipt))
         return
     for file in receipt.files:
-        _print(f"{size(file.bytes):>10}  {file.sha256[:12]}  {file.path}")
+        print_line(f"{size(file.bytes):>10}  {file.sha256[:12]}  {file.path}")
     done = "would publish" if dry_run else "published"
-    _print(f"{done} {len(receipt.files)} files to {receipt.target}, tag {receipt.tag}")
+    print_line(f"{done} {len(receipt.files)} files to {receipt.target}, tag {receipt.tag}")
 
 
 @app.command()
@@ -406,10 +311,10 @@ def run(
 
     Example:  sovtune run recipes/quickstart-ko.yaml
     """
-    run_dir = _run_upto(recipe, sets, runs_dir, "publish", quiet=quiet, restart=restart, offline=offline)
+    run_dir = run_upto(recipe, sets, runs_dir, "publish", quiet=quiet, restart=restart, offline=offline)
     if as_json:
-        scores = _record(run_dir, "eval.json")["scores"]
-        _print_json(
+        scores = read_values(run_dir, "eval.json")["scores"]
+        print_json(
             {
                 "run_dir": str(run_dir),
                 "adapter": str(run_dir / "adapter"),
@@ -421,7 +326,7 @@ def run(
         return
     from sovtune.summary import summary
 
-    _print(summary(run_dir, recipe))
+    print_line(summary(run_dir, recipe))
 
 
 @app.command()
@@ -435,17 +340,12 @@ def doctor(
 
     Example:  sovtune doctor --endpoint https://hub.example
     """
-    _close_network(endpoints)
+    close_network(endpoints)
     from sovtune import doctor as examination
 
     checks = examination.run_checks(endpoints)
-    _print(
+    print_line(
         json.dumps(examination.to_json(checks), ensure_ascii=False) if as_json else examination.table(checks)
     )
     if any(entry.status == "fail" for entry in checks):
         raise typer.Exit(3)
-
-
-def _record(run_dir: Path, name: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((run_dir / name).read_text(encoding="utf-8"))
-    return values

@@ -28,3 +28,9 @@ class Document:
     where: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
+
+    def as_row(self) -> dict[str, object]:
+        """The document as a row of a .jsonl file: ``text``, or ``messages`` with ``role`` and ``content``."""
+        if self.text is not None:
+            return {"text": self.text}
+        return {"messages": [{"role": turn.role, "content": turn.content} for turn in self.messages]}

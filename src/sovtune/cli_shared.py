@@ -1,0 +1,108 @@
+"""What the commands share: their common options, printing, the closed network, running a recipe up to a stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sovtune.progress import Reporter
+    from sovtune.recipe_file import LoadedRecipe
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.steps=10.")
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Home of all run folders.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Move an older run folder aside and begin anew.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on disk; fetch nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+RUNS = Path("runs")
+
+
+def print_line(line: str) -> None:
+    """A line on stdout."""
+    sys.stdout.write(line + "\n")
+
+
+def print_json(value: Any) -> None:
+    """A value as one line of JSON on stdout."""
+    print_line(json.dumps(value, ensure_ascii=False))
+
+
+def make_reporter(quiet: bool) -> Reporter:
+    """Progress on stderr."""
+    from rich.console import Console
+
+    from sovtune.progress import Reporter
+
+    return Reporter(Console(stderr=True), quiet=quiet)
+
+
+def close_network(endpoints: Iterable[str]) -> None:
+    """Environment and allow-list before anything heavy is imported; talk of dependencies stays off the terminal."""
+    import logging
+    import warnings
+
+    from sovtune.network import air_gap_environment, allowed_hosts, guard_egress
+
+    hosts = allowed_hosts(endpoints)
+    air_gap_environment(offline=not hosts)
+    guard_egress(hosts)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it reports the optional package `kernels` as missing
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings(
+            "ignore", category=category, module=r"(transformers|peft|trl|torch|bitsandbytes|accelerate)\b"
+        )
+
+
+def open_recipe(
+    recipe: Path, sets: Iterable[str], *, publishes: bool = False, offline: bool = False
+) -> LoadedRecipe:
+    """Read the recipe, then close the network to all but the hosts it names (before anything heavy is imported)."""
+    from sovtune.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, list(sets))
+    endpoints = [mirror.hub for mirror in loaded.recipe.base.mirrors if mirror.hub and not offline]
+    if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
+        endpoints.append(loaded.recipe.publish.endpoint)
+    close_network(endpoints)
+    return loaded
+
+
+def run_upto(
+    recipe: Path,
+    sets: list[str],
+    runs_dir: Path,
+    upto: str,
+    *,
+    quiet: bool,
+    restart: bool,
+    offline: bool,
+    **more: Any,
+) -> Path:
+    """Run the stages of a recipe up to one of them; returns the run folder."""
+    from sovtune import pipeline
+
+    loaded = open_recipe(recipe, sets, publishes=upto == "publish", offline=offline)
+    options = pipeline.RunOptions(runs_dir=runs_dir, upto=upto, restart=restart, offline=offline, **more)
+    with make_reporter(quiet) as report:
+        return pipeline.run(loaded, options, report).path
+
+
+def read_values(run_dir: Path, name: str) -> dict[str, Any]:
+    """A record of a run folder as plain values."""
+    values: dict[str, Any] = json.loads((run_dir / name).read_text(encoding="utf-8"))
+    return values

@@ -1,0 +1,157 @@
+"""The data gate's report for people: a table for the terminal, a page or a fragment of HTML."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sovtune import __version__, figures
+from sovtune.data.gate_report import DataGateReport, GateStep
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).with_name("templates")
+STEP_NAMES = {
+    "read": "Read and decode",
+    "normalise": "Normalise",
+    "language": "Language",
+    "quality": "Quality",
+    "personal_data": "Personal data",
+    "secrets": "Secrets",
+    "contamination": "Held-out text",
+    "duplicates": "Duplicates",
+}
+REASONS = {
+    "not_json": "not JSON",
+    "missing_field": "no field with text",
+    "too_long": "longer than any document",
+    "mojibake": "unreadable after wrong decoding",
+    "visual_order": "Arabic in visual order",
+    "wrong_language": "another language",
+    "wrong_script": "another script",
+    "bad_characters": "unreadable characters",
+    "noise": "noise (does not compress)",
+    "personal_data": "personal data",
+    "secret": "a credential",
+    "contamination": "shares text with held-out data",
+    "exact_duplicate": "the same as another row",
+    "near_duplicate": "nearly the same as another row",
+    "exact_duplicate_of_heldout": "the same as a held-out row",
+    "near_duplicate_of_heldout": "nearly the same as a held-out row",
+}
+
+
+def reason_in_words(reason: str) -> str:
+    """A reason as a person reads it."""
+    return REASONS.get(reason, reason.replace("_", " "))
+
+
+def report_table(report: DataGateReport, width: int | None = None) -> str:
+    """The report as text for a terminal, with one example per reason.
+
+    Args:
+        report: the finished report.
+        width: columns; those of the terminal when None.
+    """
+    stream = io.StringIO()
+    columns = width or shutil.get_terminal_size((110, 24)).columns
+    console = Console(file=stream, width=columns, highlight=False, color_system=None)
+    console.print(_head(report), soft_wrap=True)
+    console.print(_steps(report))
+    for title, shares in (("before", report.languages_before), ("after", report.languages_after)):
+        listed = ", ".join(f"{tag} {figures.share(share)}" for tag, share in list(shares.items())[:6])
+        console.print(Text(f"Languages {title + ':':<8} {listed or 'none'}"), soft_wrap=True)
+    if report.personal_data:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in report.personal_data.items())
+        console.print(Text(f"Personal data and secrets: {counts}"), soft_wrap=True)
+    for held_out in report.held_out:
+        line = f"Held-out {held_out.name}: {held_out.texts:,} texts, {held_out.hits:,} rows overlapped"
+        short = f"; {held_out.too_short:,} texts are too short to be looked for inside others"
+        console.print(Text(line + (short if held_out.too_short else "")), soft_wrap=True)
+    return stream.getvalue().rstrip("\n")
+
+
+def _head(report: DataGateReport) -> Text:
+    share = report.kept / report.rows if report.rows else 0.0
+    files = f"{len(report.inputs)} file{'s' if len(report.inputs) != 1 else ''}"
+    return Text(
+        f"{report.rows:,} rows from {files}: {report.kept:,} kept ({figures.share(share)}), "
+        f"{figures.size(report.bytes_read)} of text -> {figures.size(report.bytes_kept)}, "
+        f"{figures.duration(report.seconds)}"
+    )
+
+
+def _steps(report: DataGateReport) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("Step", "Rows", "Changed", "Dropped"):
+        table.add_column(name, justify="left" if name == "Step" else "right", no_wrap=True)
+    table.add_column("Why, with an example", overflow="fold")
+    for step in report.steps:
+        dropped = sum(step.dropped.values())
+        changed = f"{step.changed:,}" if step.changed else ""
+        table.add_row(
+            STEP_NAMES[step.name],
+            f"{step.rows:,}",
+            changed,
+            f"{dropped:,}" if dropped else "",
+            Text(_why(step)),
+        )
+    return table
+
+
+def _why(step: GateStep) -> str:
+    lines = []
+    if step.changes:
+        lines.append("changed: " + ", ".join(f"{name} {count:,}" for name, count in step.changes.items()))
+    for reason, count in step.dropped.items():
+        example = next(iter(step.examples.get(reason, ())), None)
+        shown = ""
+        if example is not None:
+            text = example.text if len(example.text) <= 60 else example.text[:59] + "…"
+            shown = "; ".join(
+                part for part in (f"{example.where}", example.note, figures.visible(text)) if part
+            )
+        lines.append(f"{reason_in_words(reason)} {count:,}" + (f" ({shown})" if shown else ""))
+    return "\n".join(lines)
+
+
+def gate_fragment(report: DataGateReport) -> str:
+    """The report as an HTML fragment of sections, for a page with the style sheet ``report.css``."""
+    return _render("data_gate.html.jinja", report)
+
+
+def gate_page(report: DataGateReport) -> str:
+    """The report as one HTML file that opens anywhere and loads nothing."""
+    return _render("data_gate_page.html.jinja", report)
+
+
+def _render(template: str, report: DataGateReport) -> str:
+    return (
+        _environment()
+        .get_template(template)
+        .render(report=report, step_names=STEP_NAMES, words=reason_in_words, spoken_in=figures.spoken_in,
+                version=__version__)
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=lambda value: figures.visible(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(figures.FILTERS)
+    return environment
