@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import blake2b
 from typing import Literal
 
@@ -60,6 +60,8 @@ NEIGHBOURS = 32
 """In a crowded bucket: how many of the first and of the preceding members each one is compared with."""
 MAX_LEADERS = 4096
 """Kept rows of one cluster that a further member is compared with (exact duplicates are always found)."""
+BLOCK_MEMBERS = 1024
+"""Members of a crowded bucket whose pairs are named at once."""
 SEED = 42
 ALGORITHM = f"rensa2-squeeze1-{SHINGLE}-{PERMUTATIONS}-{BANDS}x{BAND_ROWS}-{MIN_CHARACTERS}-{ONE_WORD}"
 """Part of every cache key: signatures of different algorithms must not be compared."""
@@ -275,10 +277,11 @@ def bucket_keys(sketch: Sketch) -> list[int]:
     return [exact_key(sketch.fingerprint), *bands]
 
 
-@lru_cache(maxsize=CROWDED)
-def _every_pair(members: int) -> tuple[Index, Index]:
-    first, second = np.triu_indices(members, 1)
-    return first, second
+@cache
+def _every_pair() -> tuple[Index, Index]:
+    """The pairs of 0 .. CROWDED - 1, ordered by the larger: those of n members come first, n (n - 1) / 2 of them."""
+    larger, smaller = np.tril_indices(CROWDED, -1)
+    return smaller, larger
 
 
 def pairs_in_bucket(rows: Index) -> Iterator[tuple[Index, Index]]:
@@ -287,19 +290,22 @@ def pairs_in_bucket(rows: Index) -> Iterator[tuple[Index, Index]]:
     Args:
         rows: the rows of one bucket in the order of the input, ``[members]``, or of several buckets of one
             size, ``[buckets, members]``. Up to ``CROWDED`` members every pair is named. Beyond that each
-            meets the first and the preceding ``NEIGHBOURS``, so that text shared by a
-            million rows costs a million steps, not their square; rows that are alike usually meet in other
-            bands as well.
+            meets the first and the preceding ``NEIGHBOURS``, so that text shared by a million rows costs a
+            million steps, not their square; rows that are alike usually meet in other bands as well.
     """
-    if rows.shape[-1] <= CROWDED:
-        first, second = _every_pair(rows.shape[-1])
+    size = rows.shape[-1]
+    if size <= CROWDED:
+        first, second = (places[: size * (size - 1) // 2] for places in _every_pair())
         yield rows[..., first].ravel(), rows[..., second].ravel()
         return
-    for distance in range(1, NEIGHBOURS + 1):
-        yield rows[..., :-distance].ravel(), rows[..., distance:].ravel()
-    for head in range(NEIGHBOURS):
-        later = rows[..., head + 1 :]
-        yield np.broadcast_to(rows[..., head, None], later.shape).ravel(), later.ravel()
+    heads = np.arange(NEIGHBOURS)[:, None]
+    for start in range(1, size, BLOCK_MEMBERS):
+        later = np.arange(start, min(start + BLOCK_MEMBERS, size))
+        # The first member against all comes first: once they are joined the other pairs need no comparing.
+        others = np.vstack((np.broadcast_to(heads, (NEIGHBOURS, len(later))), later - NEIGHBOURS + heads))
+        later = np.broadcast_to(later, others.shape)
+        earlier = (others >= 0) & (others < later)
+        yield rows[..., others[earlier]].ravel(), rows[..., later[earlier]].ravel()
 
 
 def merge_clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:

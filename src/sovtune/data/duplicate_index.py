@@ -40,7 +40,7 @@ from sovtune.data.matching import Index
 from sovtune.data.record_file import CHUNK, RecordFile, groups
 from sovtune.errors import EnvironmentFault, UsageError
 
-MEMORY_BYTES = 64 << 20
+MEMORY_BYTES = 16 << 20
 """Default limit for the write buffer and for one pass over a key file."""
 
 _ROW = np.dtype([("row", "<i8"), ("length", "<i8"), ("fingerprint", "V16"), ("held_out", "<i8")])
@@ -57,7 +57,7 @@ _BUFFERED_ROW_BYTES = (
     2048  # signature, keys and record twice (objects, then arrays), and the objects' own size
 )
 _KEY_BYTES = 48  # key, place, sort order and the sorted copies
-_BLOCK = 4096  # rows buffered, and pairs compared, at once at most: 4 MiB of signatures
+_BLOCK = 1024  # rows buffered, and pairs compared, at once at most: 1 MiB of signatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
