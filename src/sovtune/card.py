@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import re
 import socket
 import string
@@ -114,15 +115,20 @@ def _bits_and_bytes(quantisation: Quantisation) -> list[str]:
     ]
 
 
+def _literal(text: str) -> str:
+    """A Python string literal on one line (a JSON string is one)."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _question(recipe: Recipe) -> list[str]:
     """Lines that ask one question: the recipe's first prompt where it is plain enough for an example."""
     prompt = recipe.evaluate.prompts[0] if recipe.evaluate.prompts else ""
     plain = prompt.isprintable() and not set(prompt) & set("/\\`@")
     prompt = prompt if prompt and plain else "..."
     if recipe.method == "cpt":
-        return [f'inputs = tokenizer({prompt!r}, return_tensors="pt")']
+        return [f'inputs = tokenizer({_literal(prompt)}, return_tensors="pt")']
     return [
-        f'messages = [{{"role": "user", "content": {prompt!r}}}]',
+        f'messages = [{{"role": "user", "content": {_literal(prompt)}}}]',
         "inputs = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
         ")",
@@ -139,9 +145,9 @@ def load_snippet(evidence: Evidence) -> str:
     adapter, revision, note = ".", "", "  # the folder this file is in"
     if recipe.publish is not None and recipe.publish.to.startswith(HUB_PREFIX):
         adapter, note = recipe.publish.to.removeprefix(HUB_PREFIX), ""
-        revision = f", revision={recipe.publish.tag!r}"
+        revision = f", revision={_literal(recipe.publish.tag)}"
     classes = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if nf4 else [])]
-    base = f"base_id, revision={evidence.base.revision!r}"
+    base = f"base_id, revision={_literal(evidence.base.revision)}"
     own_tokenizer = any(file.path == "tokenizer.json" for file in evidence.train.adapter_files)
     return "\n".join(
         [
@@ -149,11 +155,13 @@ def load_snippet(evidence: Evidence) -> str:
             "from peft import PeftModel",
             f"from transformers import {', '.join(classes)}",
             "",
-            f"base_id = {evidence.base.model!r}",
-            f"adapter = {adapter!r}{note}",
+            f"base_id = {_literal(evidence.base.model)}",
+            f"adapter = {_literal(adapter)}{note}",
             *(_bits_and_bytes(quantisation) if nf4 else []),
             "base = AutoModelForCausalLM.from_pretrained(",
-            f"    {base}, dtype=torch.{quantisation.compute}{', quantization_config=nf4' if nf4 else ''}",
+            f"    {base},",
+            f"    dtype=torch.{quantisation.compute},",
+            *(["    quantization_config=nf4,"] if nf4 else []),
             ")",
             f"model = PeftModel.from_pretrained(base, adapter{revision}).eval()",
             f"tokenizer = AutoTokenizer.from_pretrained({f'adapter{revision}' if own_tokenizer else base})",

@@ -31,7 +31,7 @@ from sovtune.evidence import read_evidence
 from sovtune.records import CardReport, FileHash, GateResult, SampleAnswer, from_json, to_json
 from sovtune.report import write_report
 
-GOLDEN = Path(__file__).parent / "golden" / "card.md"
+GOLDEN = Path(__file__).parent / "golden" / "card.txt"
 HOSTILE = [
     "</div></td></tr></table>\n\n# Fake heading\n\n| a | b |\n|---|---|\n| 1 | 2 |",
     "```\n---\nlicense: mit\n---\n~~~",
@@ -278,7 +278,7 @@ def test_the_snippet_is_python_that_loads_as_trained(method: str, kind: str) -> 
     assert ("BitsAndBytesConfig" in names) is (kind == "nf4")
     assert ("apply_chat_template" in snippet) is (method == "sft")
     assert "torch.float32" in snippet
-    assert "revision='v1.0.0'" in snippet
+    assert 'revision="v1.0.0"' in snippet
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert {"PeftModel", "AutoTokenizer"} <= used
 
@@ -289,7 +289,7 @@ def test_the_snippet_cannot_be_broken_out_of() -> None:
     snippet = load_snippet(make_evidence(make_recipe(evaluate=prompts, publish=None), base=base))
     ast.parse(snippet)
     assert not any(line.startswith("`") for line in snippet.splitlines())
-    assert "adapter = '.'" in snippet
+    assert 'adapter = "."' in snippet
     tokenizer = load_snippet(make_evidence(train=make_train(adapter_files=())))
     assert "AutoTokenizer.from_pretrained(base_id, revision=" in tokenizer
 
