@@ -1,6 +1,6 @@
-"""Write recipe.schema.json and docs/reference/recipe.md and data-card.md from the schemas of recipe and card.
+"""Write recipe.schema.json and docs/reference/*.md from the schemas of recipe and card and from the command line.
 
-python scripts/make_reference.py           write all three
+python scripts/make_reference.py           write all of them
 python scripts/make_reference.py --check   write nothing; exit 1 when a file on disk differs
 """
 
@@ -10,10 +10,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import typer.main
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sovtune.cli import app
 from sovtune.data.card_schema import DataCard
 from sovtune.recipe import Recipe
 from sovtune.schema_walk import descriptions, hints_at, items, sections_at, sections_in
@@ -23,6 +26,7 @@ from sovtune.yaml_write import scalar_text
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "src/sovtune/recipe.schema.json"
 PAGE = ROOT / "docs/reference/recipe.md"
+COMMANDS_PAGE = ROOT / "docs/reference/cli.md"
 CARD_PAGE = ROOT / "docs/reference/data-card.md"
 EXTENDS = {
     "type": "string",
@@ -65,6 +69,29 @@ A data card is one YAML file that says what a data set is, where it is from and 
 sovtune trains on nothing without one. [The guide](../data-cards.md) tells why each thing is asked. Unknown
 keys, values of the wrong type and statements that contradict each other are mistakes; all of them are
 reported at once, with file and line.
+"""
+
+EXIT_CODES = {
+    0: "done, or nothing was left to do",
+    2: "the recipe, a data card or the command line is wrong",
+    3: "the environment is wrong: a package, memory, disk, a device, a base that no mirror delivers",
+    4: "data or a licence is refused",
+    5: "the run failed after it had started; nothing is lost",
+    6: "a quality gate of the recipe failed",
+    130: "interrupted with Ctrl-C; a checkpoint was saved",
+    141: "the reader of a pipe left",
+}
+
+CLI_INTRO = """\
+# The commands
+
+<!-- Written by scripts/make_reference.py from the command line's own help; change it in src/sovtune/cli*.py. -->
+
+Results go to stdout, talk and progress to stderr. With `--json` the last line on stdout is one JSON object.
+Every command takes `-h` and `--help`; `sovtune --debug COMMAND ...` shows the traceback of an error.
+
+| exit code | meaning |
+|---|---|
 """
 
 
@@ -205,6 +232,66 @@ def _limits(schema: dict[str, object]) -> str:
     )
 
 
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with its words after ``sovtune``, groups before what is in them.
+
+    Args:
+        group: a typer group; typer brings click's classes along under names of its own, hence no narrower type.
+        path: words that lead to the group.
+    """
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+
+def commands_page() -> str:
+    """The reference of the command line: usage, help, examples and a table of options for each command."""
+    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    return "\n".join(
+        [
+            CLI_INTRO + codes,
+            *(_command(path, command) for path, command in commands(typer.main.get_command(app))),
+        ]
+    )
+
+
+def _command(path: tuple[str, ...], command: Any) -> str:
+    name = " ".join(("sovtune", *path))
+    told = (command.help or "").strip().split("\n\n")
+    prose = [" ".join(text.split()) for text in told if not text.startswith("Example:")]
+    examples = [
+        " ".join(text.removeprefix("Example:").split()) for text in told if text.startswith("Example:")
+    ]
+    lines = [f"## `{name}`", "", *(line for text in prose for line in (text, ""))]
+    if examples:
+        lines += ["```sh", *examples, "```", ""]
+    rows = [_parameter(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
+    if rows:
+        lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _parameter(parameter: Any) -> str:
+    """A row of the table: how it is written, its default, what it means."""
+    is_option = parameter.opts[0].startswith("-")
+    value = (parameter.metavar or parameter.name.upper()).strip("[]")
+    takes_value = is_option and not parameter.is_flag
+    spelt = ", ".join(f"`{name} {value}`" if takes_value else f"`{name}`" for name in parameter.opts)
+    shown = spelt if is_option else f"`{value}`"
+    said = getattr(parameter, "show_default", True)
+    if parameter.required:
+        default = "**required**"
+    elif isinstance(said, str):
+        default = said
+    elif parameter.default in (None, False, "", (), []) or callable(parameter.default):
+        default = ""
+    else:
+        default = f"`{parameter.default}`"
+    cells = (shown, default, parameter.help or "")
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+
+
 def main() -> int:
     """Write or compare the files; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -217,15 +304,14 @@ def main() -> int:
         (SCHEMA, json_schema()),
         (PAGE, page(Recipe, INTRO)),
         (CARD_PAGE, page(DataCard, CARD_INTRO)),
+        (COMMANDS_PAGE, commands_page()),
     ):
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1
         name = path.relative_to(ROOT)
         if check:
-            print(
-                f"{name} is not what the schema says; run `python scripts/make_reference.py`", file=sys.stderr
-            )
+            print(f"{name} is out of date; run `python scripts/make_reference.py`", file=sys.stderr)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

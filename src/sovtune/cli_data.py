@@ -100,7 +100,8 @@ Against = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, help="Processes; the default is one per core.")
+    int,
+    typer.Option("--workers", metavar="N", min=1, show_default="one per core", help="Number of processes."),
 ]
 CORES = os.cpu_count() or 1
 
