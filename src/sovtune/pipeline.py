@@ -22,7 +22,7 @@ from sovtune.records import (
     PublishReceipt,
     TrainReport,
 )
-from sovtune.runs import RunFolder, open_run
+from sovtune.runs import RunFolder, open_run, write_atomic
 
 if TYPE_CHECKING:
     from sovtune.data.prepare import PreparedData
@@ -105,7 +105,7 @@ def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> Resolv
 
 def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State:
     """Resolve the base, prepare data, lock both, open the run folder."""
-    from sovtune.data.prepare import prepare
+    from sovtune.data.prepare import GATE, prepare
     from sovtune.recipe_file import lock_text
 
     report.stage("base")
@@ -118,6 +118,9 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
     folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
     folder.save("base", base.record)
     folder.save("data", data.report)
+    gate = data.rows_file.with_name(GATE)
+    if gate.is_file():
+        write_atomic(folder.path / GATE, gate.read_text(encoding="utf-8"))
     fingerprint = hashlib.sha256(lock.encode()).hexdigest()
     return _State(recipe, base, data, folder, fingerprint, options, report)
 
@@ -159,6 +162,10 @@ def _tell_data(data: DataReport, report: Reporter) -> None:
     for entry in data.datasets:
         for reason, count in entry.dropped.items():
             report.say(f"{entry.card_id}: {count} rows dropped: {reason}")
+    if data.masked:
+        report.say(
+            "masked or counted: " + ", ".join(f"{kind} {count}" for kind, count in data.masked.items())
+        )
     for warning in data.warnings:
         report.say(f"warning: {warning}")
 

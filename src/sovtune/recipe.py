@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from sovtune.recipe_curate import Curate
 from sovtune.section import (
     SHARE,
     Conflict,
@@ -337,6 +338,8 @@ class Recipe(Section):
     """The adapter that is trained."""
     data: tuple[DataSource, ...] = Field(min_length=1, max_length=64)
     """Training data, each behind a data card."""
+    curate: Curate | None = None
+    """The data gate; without this section documents are only normalised to NFC."""
     train: Train
     """How long, how fast, how much at once."""
     evaluate: Evaluate = Evaluate()

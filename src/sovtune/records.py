@@ -69,7 +69,11 @@ class DataSetRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataReport:
-    """What the data stage made: documents rendered, masked and packed into rows of at most ``max_length`` tokens."""
+    """What the data stage made: documents rendered, masked and packed into rows of at most ``max_length`` tokens.
+
+    ``overlap_dropped`` counts documents dropped for sharing text with a held-out set (None: it was not looked for);
+    ``masked`` counts personal data and secrets replaced by placeholders, by kind.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     cache_key: str
@@ -88,6 +92,9 @@ class DataReport:
     tokenizer_sha256: str
     stop_token: str
     warnings: tuple[str, ...] = ()
+    curated: bool = False
+    overlap_dropped: int | None = None
+    masked: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

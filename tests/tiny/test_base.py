@@ -109,7 +109,7 @@ def test_a_damaged_cache_is_found(tmp_path, hub):
         resolve(base, root=tmp_path)
 
 
-@pytest.mark.parametrize("after", [1, 2, 4, 6])
+@pytest.mark.parametrize("after", [1, 4])
 def test_a_hub_that_dies_half_way_leaves_no_half_model(tmp_path, hub, after):
     hub.faults.plant(request=len(hub.log) + after, times=1000)
     with pytest.raises(BaseUnavailable):

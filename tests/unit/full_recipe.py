@@ -45,6 +45,20 @@ data:
   - card: ../data_cards/en.yaml
     share: 0.1
 
+curate:
+  check_language: true
+  min_language_share: 0.6
+  tashkeel: keep
+  tatweel: strip
+  visual_order: drop
+  chinese: keep
+  quality: fixed
+  duplicates: true
+  duplicate_threshold: 0.8
+  personal_data: mask
+  secrets: mask
+  contamination: true
+
 train:
   epochs: 3
   steps: null

@@ -524,10 +524,12 @@ FIELDS = {
     "Run": "engine gradient_checkpointing checkpoint_steps keep_checkpoints micro_rows device",
     "Train": "epochs steps tokens batch_tokens learning_rate schedule warmup weight_decay clip rows run",
     "HeldOut": "card role max_documents",
+    "Curate": "check_language min_language_share tashkeel tatweel visual_order chinese quality duplicates "
+    "duplicate_threshold personal_data secrets contamination",
     "Evaluate": "texts prompts max_new_tokens max_length fail_if_replay_rises fail_if_target_falls_less",
     "Card": "licence title summary intended_use out_of_scope limitations contact",
     "Publish": "to endpoint tag private token_env",
-    "Recipe": "schema_version name language seed method base adapter data train evaluate card publish",
+    "Recipe": "schema_version name language seed method base adapter data curate train evaluate card publish",
 }
 
 
@@ -542,7 +544,9 @@ def all_sections(kind: type = Recipe) -> dict[str, type]:
 def test_the_fields_of_every_section() -> None:
     """People have recipes with these names; to rename one is to break their files."""
     assert {name: " ".join(kind.model_fields) for name, kind in all_sections().items()} == FIELDS
-    assert all(len(names.split()) <= 12 for names in FIELDS.values())
+    sections = {name: names.split() for name, names in FIELDS.items()}
+    assert all(len(names) <= 12 for name, names in sections.items() if name != "Recipe")
+    assert len(sections["Recipe"]) == 13  # its table of contents: every section, and five words of its own
 
 
 def test_every_field_is_documented_and_every_pattern_has_words() -> None:

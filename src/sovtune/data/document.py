@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -34,3 +35,11 @@ class Document:
         if self.text is not None:
             return {"text": self.text}
         return {"messages": [{"role": turn.role, "content": turn.content} for turn in self.messages]}
+
+
+@dataclass(slots=True)
+class ReadSource:
+    """Documents of one source of a recipe, and counts of rows read and dropped by reason."""
+
+    documents: list[Document] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)

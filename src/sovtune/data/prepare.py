@@ -9,13 +9,13 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sovtune.data.card import LoadedCard, load_card, verify_files
 from sovtune.data.chat import Rendered, render_chat, render_text
-from sovtune.data.document import Document
+from sovtune.data.document import Document, ReadSource
 from sovtune.data.pack import Fitted, fit, pack
 from sovtune.data.sources import DROPPED, ROWS_READ, SourceRequest, dropped_rows, read_documents
 from sovtune.data.template import TextFormat, read_format
@@ -23,9 +23,14 @@ from sovtune.errors import DataRefused
 from sovtune.recipe import DataSource, Recipe
 from sovtune.records import DataReport, DataSetRecord, FileHash, read_record, to_json
 
-ROWS, REPORT = "rows.arrow", "data.json"
+if TYPE_CHECKING:
+    from sovtune.data.gate_report import DataGateReport
+
+ROWS, REPORT, GATE = "rows.arrow", "data.json", "gate.json"
 # Raise when rows come out differently for the same input, so that old caches are not taken for new ones.
 PREPARATION = "1"
+OVERLAP_REASONS = ("contamination", "exact_duplicate_of_heldout", "near_duplicate_of_heldout")
+"""Reasons of the gate that mean: this document shares text with a held-out set."""
 MANY_CUT = 0.05
 """Share of tokens lost to dropped documents above which the report warns."""
 
@@ -103,6 +108,7 @@ def cache_key(recipe: Recipe, sources: list[OpenedSource], base_hash: str) -> st
         "method": recipe.method,
         "rows": recipe.train.rows.model_dump(),
         "seed": recipe.seed,
+        "curate": _gate_key(recipe),
         "sources": [
             {
                 "wish": source.wish.model_dump(exclude={"card"}),
@@ -115,49 +121,96 @@ def cache_key(recipe: Recipe, sources: list[OpenedSource], base_hash: str) -> st
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _gate_key(recipe: Recipe) -> list[str] | None:
+    """What the gate's verdicts depend on besides the data: settings, code, held-out files."""
+    if recipe.curate is None:
+        return None
+    from sovtune.data.gate_settings import code_version
+
+    held_out = [
+        verify_files(load_card(Path(wish.card)), None, for_training=False) for wish in recipe.evaluate.texts
+    ]
+    return [
+        recipe.curate.model_dump_json(),
+        code_version(),
+        *(file.sha256 for files in held_out for file in files),
+    ]
+
+
 def _make(
     recipe: Recipe, sources: list[OpenedSource], text_format: TextFormat, key: str, target: Path
 ) -> None:
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    read = [_read(recipe, source, text_format) for source in sources]
-    chosen = _mix(recipe, [documents for documents, _ in read])
-    fitted = [
-        fit(documents, recipe.train.rows.max_length, recipe.train.rows.overlong) for documents in chosen
+    read, gate = _read_all(recipe, sources, target.parent.parent / "gate")
+    rendered = [
+        _render_all(recipe, source, one, text_format) for source, one in zip(sources, read, strict=True)
     ]
+    chosen = _mix(recipe, rendered)
+    rows_settings = recipe.train.rows
+    fitted = [fit(documents, rows_settings.max_length, rows_settings.overlong) for documents in chosen]
     documents = [document for one in fitted for document in one.documents]
     rows = _rows(documents, recipe)
     _write_rows(rows, documents, part / ROWS)
-    report = _report(recipe, sources, text_format, key, [counts for _, counts in read], fitted, rows)
+    report = _report(recipe, sources, text_format, key, [one.counts for one in read], fitted, rows)
+    if gate is not None and recipe.curate is not None:
+        looked_for = recipe.curate.contamination and bool(recipe.evaluate.texts)
+        report = replace(
+            report,
+            curated=True,
+            overlap_dropped=_overlap(gate) if looked_for else None,
+            masked=gate.personal_data,
+        )
+        (part / GATE).write_text(to_json(gate), encoding="utf-8")
     (part / REPORT).write_text(to_json(report), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
 
 
-def _read(
-    recipe: Recipe, source: OpenedSource, text_format: TextFormat
-) -> tuple[list[Rendered], Counter[str]]:
-    """Documents of one source as tokens, in the order of the files; counts of what was read and dropped."""
-    counts: Counter[str] = Counter()
-    request = SourceRequest(
-        split=source.wish.split, max_rows=source.wish.max_rows, on_bad_row=source.wish.on_bad_row
-    )
+def _overlap(gate: DataGateReport) -> int:
+    """Documents dropped for sharing text with a held-out set, also as its near-duplicates."""
+    return sum(count for reason, count in gate.dropped.items() if reason in OVERLAP_REASONS)
+
+
+def _read_all(
+    recipe: Recipe, sources: list[OpenedSource], work: Path
+) -> tuple[list[ReadSource], DataGateReport | None]:
+    """Documents and counts of every source, through the data gate when the recipe has a ``curate`` section."""
+    if recipe.curate is not None:
+        from sovtune.data.curation import curated_sources
+
+        return curated_sources(recipe, recipe.curate, [(one.wish, one.loaded) for one in sources], work)
+    found = []
+    for source in sources:
+        wish = source.wish
+        counts: Counter[str] = Counter()
+        request = SourceRequest(split=wish.split, max_rows=wish.max_rows, on_bad_row=wish.on_bad_row)
+        found.append(ReadSource(list(read_documents(source.loaded, request, counts)), counts))
+    return found, None
+
+
+def _render_all(
+    recipe: Recipe, source: OpenedSource, read: ReadSource, text_format: TextFormat
+) -> list[Rendered]:
+    """Documents of one source as tokens; one that cannot be rendered is an error, or is dropped and counted."""
     rendered: list[Rendered] = []
-    for document in read_documents(source.loaded, request, counts):
+    for document in read.documents:
         try:
             rendered.append(render(recipe, document, text_format))
         except DataRefused as error:
             if source.wish.on_bad_row == "error":
-                raise DataRefused(
-                    error.what, where=error.where or document.where, why=error.why, fix=error.fix
-                ) from error
-            counts[DROPPED + "not_renderable"] += 1
+                where = error.where or document.where
+                raise DataRefused(error.what, where=where, why=error.why, fix=error.fix) from error
+            read.counts[DROPPED + "not_renderable"] += 1
     if not rendered:
+        dropped = ", ".join(f"{name} {count}" for name, count in sorted(dropped_rows(read.counts).items()))
         raise DataRefused(
-            f"no usable row in data card {source.loaded.card.id}", where=str(source.loaded.path)
+            f"no usable row in data card {source.loaded.card.id}",
+            where=str(source.loaded.path),
+            why=f"dropped: {dropped}" if dropped else None,
         )
-    return rendered, counts
+    return rendered
 
 
 def render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rendered:

@@ -41,5 +41,6 @@ def greedy_answers(
                 pad_token_id=stops[0] if stops else 0,
             )
         new = [token for token in out[0, ids.shape[1] :].tolist() if token not in stops]
-        answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+        # The length limit may fall inside a character of several bytes; half a character is no text.
+        answers.append(tokenizer.decode(new, skip_special_tokens=True).rstrip("\ufffd").strip())
     return answers
