@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sovtune.progress import Reporter
 
 W = TypeVar("W", bound=str)
+_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _PERSONAL_DATA: dict[str, PersonalDataPolicy] = {"report": "report", "mask": "mask", "drop": "drop"}
 _SECRETS: dict[str, SecretsPolicy] = {"mask": "mask", "drop": "drop"}
 
@@ -92,9 +94,7 @@ def settings_of(request: ScanRequest) -> GateSettings:
     Raises:
         UsageError: an unknown language or word.
     """
-    for tag in (request.language, *request.candidates, *request.accepted):
-        if primary(tag) not in known_languages():
-            raise UsageError(f"`{tag}` is no language tag", fix="write tags such as ko, ar or zh-Hant")
+    check_tags((request.language, *request.candidates, *request.accepted))
     return GateSettings(
         language=request.language,
         candidates=request.candidates,
@@ -103,6 +103,17 @@ def settings_of(request: ScanRequest) -> GateSettings:
         personal_data=_one_of("--pii", request.personal_data, _PERSONAL_DATA),
         secrets=_one_of("--secrets", request.secrets, _SECRETS),
     )
+
+
+def check_tags(tags: Sequence[str]) -> None:
+    """Refuse what is no language tag.
+
+    Raises:
+        UsageError: a tag's language is not in ISO 639.
+    """
+    for tag in tags:
+        if not _TAG.fullmatch(tag) or primary(tag) not in known_languages():
+            raise UsageError(f"`{tag}` is no language tag", fix="write tags such as ko, ar or zh-Hant")
 
 
 def _one_of(option: str, word: str, known: Mapping[str, W]) -> W:

@@ -8,13 +8,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sovtune.data.card_questions import open_questions
 from sovtune.data.card_schema import HUB_PREFIX, DataCard, DataFile
 from sovtune.data.entries import Figures, measure
 from sovtune.data.files import LocalFile, hash_file
 from sovtune.errors import CardError, DataRefused, LicenceRefused, Problem
-from sovtune.explain import place_of, read_model
+from sovtune.explain import check, place_of
 from sovtune.records import FileHash
-from sovtune.yaml_file import KeyPath, YamlFile, dotted
+from sovtune.yaml_file import KeyPath, YamlFile, dotted, read_yaml
 
 __all__ = [
     "DataCard",
@@ -50,9 +51,12 @@ def load_card(path: Path) -> LoadedCard:
     """Read and check a data card; its data files are not touched.
 
     Raises:
-        CardError: with every mistake and its line.
+        CardError: with every mistake and its line; a question of a drafted card that nobody has answered is one.
     """
-    card, file = read_model(path, DataCard, CardError)
+    file = read_yaml(path)
+    card = check(DataCard, file.values, file.marks, (*file.problems, *open_questions(file)))
+    if isinstance(card, list):
+        raise CardError(card)
     return LoadedCard(card=card, path=path, yaml=file)
 
 

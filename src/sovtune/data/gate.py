@@ -93,7 +93,7 @@ def curate(
         open_fault(source.file)
     begun = time.monotonic()
     with _held(work_dir):
-        run = _Run(tuple(sources), settings, work_dir, read_held_out(held_out, settings))
+        run = _Run(tuple(sources), settings, work_dir, read_held_out(held_out, settings, work_dir))
         run.refine(workers, shard_bytes, progress)
         with named_disk_faults(work_dir):
             run.compare()
@@ -165,7 +165,7 @@ class _Run:
 
     def _parts(self, shard_bytes: int) -> Iterator[Slice]:
         for place, source in enumerate(self.sources):
-            yield from slices(place, source, self.settings.languages, shard_bytes)
+            yield from slices(place, source, self.settings.languages, shard_bytes, self.folder)
 
     # Pass 2
 

@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sovtune.data.contamination import EvalIndex
 from sovtune.data.dedup import Sketch, sketch_all
@@ -31,12 +32,13 @@ class HeldOut:
         return f"{self.names[self.owners[place]]}:{self.numbers[place]}"
 
 
-def read_held_out(sources: Sequence[GateSource], settings: GateSettings) -> HeldOut | None:
+def read_held_out(sources: Sequence[GateSource], settings: GateSettings, scratch: Path) -> HeldOut | None:
     """Read and index held-out files; None when there are none.
 
     Args:
         sources: the files; rows of evaluation sets may have any fields.
         settings: what is done to training text is done to these texts too.
+        scratch: see ``slices``.
 
     Raises:
         DataRefused: a file is broken, or a row of it cannot be read: it could not be looked for.
@@ -49,7 +51,7 @@ def read_held_out(sources: Sequence[GateSource], settings: GateSettings) -> Held
 
     def texts() -> Iterator[tuple[str, str]]:
         for owner, source in enumerate(sources):
-            for number, text in _texts(source, settings):
+            for number, text in _texts(source, settings, scratch):
                 owners.append(owner)
                 numbers.append(number)
                 sketches.extend(sketch_all([text]))
@@ -69,9 +71,9 @@ def read_held_out(sources: Sequence[GateSource], settings: GateSettings) -> Held
     )
 
 
-def _texts(source: GateSource, settings: GateSettings) -> Iterator[tuple[int, str]]:
+def _texts(source: GateSource, settings: GateSettings, scratch: Path) -> Iterator[tuple[int, str]]:
     """Number and prepared text of every row that says something."""
-    for part in slices(0, source, settings.languages, SHARD_BYTES):
+    for part in slices(0, source, settings.languages, SHARD_BYTES, scratch):
         for row in rows_of(part, source, settings.languages):
             if row.document is None:
                 if row.reason in ("empty", "null"):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
+from pathlib import Path
 from typing import Literal
 
 from sovtune.data import decode
@@ -80,7 +83,9 @@ class RawRow:
     size: int = 0
 
 
-def slices(place: int, source: GateSource, languages: Sequence[str], size: int) -> Iterator[Slice]:
+def slices(
+    place: int, source: GateSource, languages: Sequence[str], size: int, scratch: Path
+) -> Iterator[Slice]:
     """Cut a file into slices of about ``size`` bytes, each of whole rows.
 
     Args:
@@ -88,6 +93,7 @@ def slices(place: int, source: GateSource, languages: Sequence[str], size: int) 
         source: the file.
         languages: tags that it may be in, likeliest first; they decide between legacy codecs.
         size: bytes.
+        scratch: folder for a copy in UTF-8 of a file that must be parsed as a whole (.csv, .json) and is not.
 
     Raises:
         DataRefused: the file is missing, unreadable, empty, broken, binary, without rows, or of unknown keys; a
@@ -98,7 +104,7 @@ def slices(place: int, source: GateSource, languages: Sequence[str], size: int) 
     if kind == "jsonl" or (kind == "txt" and document == "line"):
         found = _line_slices(place, source, languages, size)
     else:
-        found = _row_slices(place, source, size)
+        found = _row_slices(place, source, languages, size, scratch)
     empty = True
     for part in found:
         empty = False
@@ -111,7 +117,7 @@ def _line_slices(place: int, source: GateSource, languages: Sequence[str], size:
     file = source.file
     form: Form = "json_lines" if file.kind == "jsonl" else "lines"
     with opened(file) as stream:
-        head = _read_up_to(stream, HEAD_BYTES)
+        head = stream.read(HEAD_BYTES)
         codec = _codec(head, file, languages)
         reader = _Utf8(stream, head, codec) if codec.startswith(_NOT_ASCII_BASED) else _Plain(stream, head)
         first = 1
@@ -120,11 +126,6 @@ def _line_slices(place: int, source: GateSource, languages: Sequence[str], size:
                 _refuse_unknown_keys(data, codec, file)
             yield Slice(source=place, form=form, first=first, codec=codec, data=data)
             first += data.count(b"\n")
-
-
-def _read_up_to(stream: BufferedReader, size: int) -> bytes:
-    """``size`` bytes, fewer only at the end."""
-    return stream.read(size) or b""
 
 
 def _codec(head: bytes, file: LocalFile, languages: Sequence[str]) -> str:
@@ -230,27 +231,61 @@ def _refuse_unknown_keys(data: bytes, codec: str, file: LocalFile) -> None:
         )
 
 
-def _row_slices(place: int, source: GateSource, size: int) -> Iterator[Slice]:
+def _row_slices(
+    place: int, source: GateSource, languages: Sequence[str], size: int, scratch: Path
+) -> Iterator[Slice]:
     lines: list[bytes] = []
     held = 0
-    for number, row in read_rows(source.file, source.format):
-        value = {"fault": [row.reason, str(row)]} if isinstance(row, RowFault) else {"row": row}
-        # What JSON has no word for (dates, bytes in Parquet) is an object, which no field of text accepts.
-        line = json.dumps(
-            [number, value], ensure_ascii=False, default=lambda item: {"type": type(item).__name__}
-        )
-        lines.append(line.encode("utf-8", "surrogatepass"))
-        held += len(lines[-1]) + 1
-        if held >= size:
-            yield Slice(source=place, form="rows", first=0, codec="utf-8", data=b"\n".join(lines) + b"\n")
-            lines, held = [], 0
+
+    def gathered() -> Slice:
+        return Slice(source=place, form="rows", first=0, codec=codec, data=b"\n".join(lines) + b"\n")
+
+    with _in_utf8(source.file, languages, scratch) as (file, codec):
+        for number, row in read_rows(file, source.format):
+            value = {"fault": [row.reason, str(row)]} if isinstance(row, RowFault) else {"row": row}
+            line = json.dumps([number, value], ensure_ascii=False, default=_no_text)
+            lines.append(line.encode("utf-8", "surrogatepass"))
+            held += len(lines[-1]) + 1
+            if held >= size:
+                yield gathered()
+                lines, held = [], 0
     if lines:
-        yield Slice(source=place, form="rows", first=0, codec="utf-8", data=b"\n".join(lines) + b"\n")
+        yield gathered()
+
+
+def _no_text(value: object) -> dict[str, str]:
+    """What JSON has no word for (dates, bytes in Parquet): an object, which no field of text accepts."""
+    return {"type": type(value).__name__}
+
+
+@contextmanager
+def _in_utf8(file: LocalFile, languages: Sequence[str], scratch: Path) -> Iterator[tuple[LocalFile, str]]:
+    """The file, or a copy in UTF-8 that is gone afterwards, and the codec it is written in."""
+    if file.kind == "parquet":
+        yield file, "utf-8"
+        return
+    with opened(file) as stream:
+        head = stream.read(HEAD_BYTES)
+        codec = _codec(head, file, languages)
+        if codec in ("utf-8", "utf-8-sig"):
+            yield file, "utf-8"
+            return
+        copy = scratch / f".part-text-{os.getpid()}.{file.kind}"
+        decoder = codecs.getincrementaldecoder(codec)("replace")
+        try:
+            with copy.open("w", encoding="utf-8", newline="") as target:
+                while head:
+                    target.write(decoder.decode(head))
+                    head = stream.read(HEAD_BYTES)
+                target.write(decoder.decode(b"", final=True))
+            yield replace(file, path=copy), codec
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def rows_of(part: Slice, source: GateSource, languages: Sequence[str]) -> Iterator[RawRow]:
     """The rows of a slice, one by one; rows that cannot be read come with a reason. Blank lines are no rows."""
-    codec = "utf-8" if part.codec.startswith(_NOT_ASCII_BASED) else part.codec
+    codec = "utf-8" if part.form == "rows" or part.codec.startswith(_NOT_ASCII_BASED) else part.codec
     for offset, line in enumerate(part.data.split(b"\n")):
         if not line.strip():
             continue

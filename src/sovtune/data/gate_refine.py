@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from sovtune.data.contamination import EvalIndex
@@ -44,13 +44,12 @@ from sovtune.data.gate_steps import (
     normalise_document,
     shortened,
 )
-from sovtune.data.quality import Measures, Thresholds, measure
+from sovtune.data.quality import Measures, measure
 from sovtune.data.scripts import primary
 
 BATCH_BYTES = 1 << 19
 """Text that goes through the steps together: what lies in memory at once besides the slice itself."""
 BATCH_ROWS = 8192
-_ALWAYS = ("min_characters", "min_length", "max_bad_characters")
 _NOTHING_SPECIAL = ("utf-8", "utf-8-sig")
 
 
@@ -90,13 +89,6 @@ def refine(part: Slice, key: str, context: ShardContext) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _thresholds(settings: GateSettings) -> Thresholds | None:
-    """The limits that a shard can apply alone; with percentiles only those that are no percentiles."""
-    if not isinstance(settings.quality, Percentiles):
-        return settings.quality
-    return Thresholds(**{entry.name: None for entry in fields(Thresholds) if entry.name not in _ALWAYS})
-
-
 class _Refinery:
     """The steps over one slice."""
 
@@ -106,7 +98,6 @@ class _Refinery:
         self.tallies = new_tallies()
         self.codecs: Counter[str] = Counter()
         self.languages: Counter[str] = Counter()
-        self.limits = _thresholds(self.settings)
         self.recomposed: set[int] = set()  # rows that reading brought to NFC
         self.measures: dict[int, Measures] = {}
 
@@ -240,13 +231,15 @@ class _Refinery:
         return check_language(document, found, self.settings)
 
     def _quality(self, row: Row, document: Document) -> Outcome:
-        if self.limits is None:
+        quality = self.settings.quality
+        if quality is None:
             return Kept(document=document)
         known = {primary(tag) for tag in self.settings.kept_languages}
         measures = measure(joined(document), row.tag if primary(row.tag) in known else self.settings.language)
-        if isinstance(self.settings.quality, Percentiles):
+        if isinstance(quality, Percentiles):  # known only when all shards are measured
             self.measures[row.number] = measures
-        return check_quality(document, measures, self.limits)
+            return Kept(document=document)
+        return check_quality(document, measures, quality)
 
     def _features(self, batch: Sequence[Row], first: int) -> Iterator[Feature]:
         """Records of the rows that are left, for the search among all shards."""
