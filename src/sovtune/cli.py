@@ -22,6 +22,7 @@ from sovtune.cli_shared import (
     RunsDir,
     Sets,
     close_network,
+    hub_of_environment,
     make_reporter,
     open_recipe,
     print_json,
@@ -88,6 +89,7 @@ def check(
 
     Example:  sovtune check recipes/quickstart-ko.yaml --explain
     """
+    close_network(hub_of_environment())
     from sovtune.check import check_all
 
     result = check_all(recipe, sets)

@@ -26,6 +26,7 @@ Restart = Annotated[bool, typer.Option("--restart", help="Move an older run fold
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on disk; fetch nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RUNS = Path("runs")
+PUBLIC_HUB = "https://huggingface.co"
 
 
 def print_line(line: str) -> None:
@@ -59,13 +60,18 @@ def close_network(endpoints: Iterable[str]) -> None:
     guard_egress(hosts)
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it reports the optional package `kernels` as missing
+    # It reports the optional package `kernels` as missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings(
             "ignore", category=category, module=r"(transformers|peft|trl|torch|bitsandbytes|accelerate)\b"
         )
+
+
+def hub_of_environment() -> list[str]:
+    """The Hub that the user named in ``HF_ENDPOINT``, where `hub:` data sets come from; none when it is not set."""
+    named = os.environ.get("HF_ENDPOINT")
+    return [named] if named else []
 
 
 def open_recipe(
@@ -75,7 +81,12 @@ def open_recipe(
     from sovtune.recipe_file import load_recipe
 
     loaded = load_recipe(recipe, list(sets))
-    endpoints = [mirror.hub for mirror in loaded.recipe.base.mirrors if mirror.hub and not offline]
+    endpoints: list[str] = []
+    if not offline:
+        mirrors = loaded.recipe.base.mirrors
+        endpoints += [mirror.hub for mirror in mirrors if mirror.hub]
+        # A base without mirrors is asked for where its id is from.
+        endpoints += hub_of_environment() or ([] if mirrors else [PUBLIC_HUB])
     if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
         endpoints.append(loaded.recipe.publish.endpoint)
     close_network(endpoints)
