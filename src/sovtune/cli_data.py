@@ -188,7 +188,7 @@ def scan(
 ) -> None:
     """Put loose files through the data gate and say what stays, what goes, and why.
 
-    Decode, normalise, language, quality, personal data, secrets, held-out text, duplicates. The files are not
+    Decode, normalise, language, quality, secrets, personal data, held-out text, duplicates. The files are not
     changed. A killed scan goes on where it was. With --json: {"rows", "kept", "dropped": {reason: rows}, "changed":
     {step: rows}, "pii": {type: findings}, "languages": {tag: share of what came in}}.
 

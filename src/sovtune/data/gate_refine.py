@@ -171,12 +171,12 @@ class _Refinery:
         self._each("language", batch, self._language)
         self._each("quality", batch, self._quality)
         self._each(
+            "secrets", batch, lambda _, document: hide_secrets(document, settings.secrets, settings.language)
+        )
+        self._each(
             "personal_data",
             batch,
             lambda _, document: hide_personal_data(document, settings.personal_data, settings.languages),
-        )
-        self._each(
-            "secrets", batch, lambda _, document: hide_secrets(document, settings.secrets, settings.language)
         )
         index = self.context.held_out
         if index is not None and settings.contamination:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sovtune.data.dedup import WIDTH, Sketch
 from sovtune.data.document import Document, Message
@@ -159,7 +160,8 @@ def feature_record(feature: Feature) -> tuple[bytes, bytes]:
     return record.tobytes(), sketch.signature or b""
 
 
-def _measures(values: list[float]) -> Measures | None:
+def _measures(record: npt.NDArray[np.float64]) -> Measures | None:
+    values = record.tolist()
     if values[0] < 0:
         return None
     return Measures(characters=int(values[0]), **dict(zip(MEASURES[1:], values[1:], strict=True)))
