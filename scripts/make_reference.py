@@ -1,4 +1,7 @@
-"""Write recipe.schema.json and docs/reference/*.md from the schemas of recipe and card and from the command line.
+"""Write what is generated: recipe.schema.json, docs/reference/*.md, and the excerpt in README.md.
+
+The pages come from the schemas of recipe and card and from the command line; the excerpt is the end of
+docs/quickstart-output.txt, where a run of scripts/quickstart.sh was recorded.
 
 python scripts/make_reference.py           write all of them
 python scripts/make_reference.py --check   write nothing; exit 1 when a file on disk differs
@@ -27,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "src/sovtune/recipe.schema.json"
 PAGE = ROOT / "docs/reference/recipe.md"
 COMMANDS_PAGE = ROOT / "docs/reference/cli.md"
+README = ROOT / "README.md"
+RECORDED = ROOT / "docs/quickstart-output.txt"
+EXCERPT_BEGINS, EXCERPT_ENDS = "<!-- quickstart-output -->\n", "<!-- /quickstart-output -->"
 CARD_PAGE = ROOT / "docs/reference/data-card.md"
 EXTENDS = {
     "type": "string",
@@ -292,6 +298,18 @@ def _parameter(parameter: Any) -> str:
     return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 
 
+def readme() -> str:
+    """README.md with the excerpt of the recorded run: the command, then everything from the places on."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(EXCERPT_BEGINS)
+    _, _, after = rest.partition(EXCERPT_ENDS)
+    recorded = RECORDED.read_text(encoding="utf-8")
+    command = recorded.partition("\n")[0]
+    end = recorded[recorded.index("Where everything is") :].rstrip()
+    excerpt = f"```text\n{command}\n...\n\n{end}\n```\n"
+    return f"{before}{EXCERPT_BEGINS}{excerpt}{EXCERPT_ENDS}{after}"
+
+
 def main() -> int:
     """Write or compare the files; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -305,6 +323,7 @@ def main() -> int:
         (PAGE, page(Recipe, INTRO)),
         (CARD_PAGE, page(DataCard, CARD_INTRO)),
         (COMMANDS_PAGE, commands_page()),
+        (README, readme()),
     ):
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
