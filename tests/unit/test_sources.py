@@ -1,6 +1,5 @@
 """Documents out of real files: every kind, every packing, every way a file or a row can be wrong."""
 
-
 from __future__ import annotations
 
 import csv
