@@ -32,6 +32,7 @@ PAGE = ROOT / "docs/reference/recipe.md"
 COMMANDS_PAGE = ROOT / "docs/reference/cli.md"
 README = ROOT / "README.md"
 RECORDED = ROOT / "docs/quickstart-output.txt"
+QUICKSTART = "scripts/quickstart.sh"
 EXCERPT_BEGINS, EXCERPT_ENDS = "<!-- quickstart-output -->\n", "<!-- /quickstart-output -->"
 CARD_PAGE = ROOT / "docs/reference/data-card.md"
 EXTENDS = {
@@ -306,7 +307,12 @@ def readme() -> str:
     recorded = RECORDED.read_text(encoding="utf-8")
     command = recorded.partition("\n")[0]
     end = recorded[recorded.index("Where everything is") :].rstrip()
-    excerpt = f"```text\n{command}\n...\n\n{end}\n```\n"
+    shortened = (
+        ""
+        if QUICKSTART in command
+        else "A run shortened by the options shown, not the quickstart itself:\n\n"
+    )
+    excerpt = f"{shortened}```text\n{command}\n...\n\n{end}\n```\n"
     return f"{before}{EXCERPT_BEGINS}{excerpt}{EXCERPT_ENDS}{after}"
 
 
