@@ -147,12 +147,23 @@ def sources_of(
     """
     sources = []
     for path in paths:
-        if not os.path.lexists(path):
+        if _is_absent(path):
             raise UsageError("there is no such file", where=str(path), fix="check the path")
         file = LocalFile(path=path, shown=str(path), languages=languages)
-        files = markdown_in(path, str(path), languages) if path.is_dir() else (file,)
+        files = markdown_in(path, str(path), languages) if os.path.isdir(path) else (file,)
         sources += [GateSource(file=one, any_fields=any_fields) for one in files]
     return sources
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing has this name; what cannot be looked at has its own error when it is opened."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _check_outputs(request: ScanRequest, sources: Sequence[GateSource]) -> None:

@@ -16,7 +16,7 @@ from sovtune.yaml_write import yaml_lines
 
 _LEAST_SHARE = 0.001
 """Smaller shares are a quotation or a mistake of measuring."""
-_DUPLICATES = {"exact_duplicate": "Rows that repeat another row", "near_duplicate": "rows that nearly do"}
+_DUPLICATES = {"exact_duplicate": "Rows that repeat another row", "near_duplicate": "Rows that nearly do"}
 HEAD = (
     "# Drafted by `sovtune data card` from the files themselves. Figures were measured.\n"
     "# Values that begin with TODO are questions that only a person can answer; until then sovtune refuses the card.\n"
@@ -121,11 +121,9 @@ def _limits(report: DataGateReport, today: dt.date) -> list[Value]:
     """What the measuring found that a user of the data should know."""
     found = report.dropped
     sentences: list[Value] = []
-    duplicates = [f"{found[reason]} {reason.replace('_', '-')}s" for reason in _DUPLICATES if reason in found]
+    duplicates = [f"{words}: {found[reason]}" for reason, words in _DUPLICATES.items() if reason in found]
     if duplicates:
-        sentences.append(
-            f"Of {report.rows} rows, {' and '.join(duplicates)} of other rows (measured {today})."
-        )
+        sentences.append(f"{'; '.join(duplicates)} (of {report.rows}, measured {today}).")
     unreadable = next(step for step in report.steps if step.name == "read").dropped
     if unreadable:
         listed = ", ".join(f"{reason} {count}" for reason, count in unreadable.items())

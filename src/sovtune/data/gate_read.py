@@ -124,7 +124,8 @@ def _line_slices(place: int, source: GateSource, languages: Sequence[str], size:
         while data := reader.lines(size, file, first):
             if first == 1 and form == "json_lines" and source.format is None and not source.any_fields:
                 _refuse_unknown_keys(data, codec, file)
-            yield Slice(source=place, form=form, first=first, codec=codec, data=data)
+            if not data.isspace():
+                yield Slice(source=place, form=form, first=first, codec=codec, data=data)
             first += data.count(b"\n")
 
 
