@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 from sovtune.records import EvalReport, PublishReceipt
@@ -14,6 +17,15 @@ def _short(text: str) -> str:
     """One line of at most WIDTH characters, for a terminal."""
     line = " ".join(text.split())
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def _program() -> str:
+    """How to call sovtune from here: by name when it is on PATH, else by its place (quickstart.sh: .venv/bin)."""
+    started = Path(sys.argv[0])
+    found = shutil.which("sovtune")
+    if started.name != "sovtune" or (found and Path(found).resolve() == started.resolve()):
+        return "sovtune"
+    return os.path.relpath(started)
 
 
 def summary(run_dir: Path, recipe: Path) -> str:
@@ -45,10 +57,11 @@ def summary(run_dir: Path, recipe: Path) -> str:
             f"    base:    {_short(sample.base)}",
             f"    adapter: {_short(sample.adapter)}",
         ]
+    program = _program()
     lines += ["", "Next"]
     lines += [
-        f"  sovtune check {recipe} --explain     where every setting comes from",
-        f"  sovtune data {recipe} --show 3       what the model learnt from, token by token",
-        f"  sovtune publish {run_dir} --to hub:ORG/NAME --endpoint URL --dry-run   what would be published",
+        f"  {program} check {recipe} --explain     where every setting comes from",
+        f"  {program} data {recipe} --show 3       what the model learnt from, token by token",
+        f"  {program} publish {run_dir} --to hub:ORG/NAME --endpoint URL --dry-run   what would be published",
     ]
     return "\n".join(lines)

@@ -226,3 +226,36 @@ def test_mistakes_get_a_sentence_and_the_right_exit_code(finished, arguments, co
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_continued_pretraining_splits_long_texts_and_loses_no_token(tmp_path):
+    import yaml
+
+    from cli_runs import write_card
+
+    here = tmp_path / "project"
+    recipe = write_project(here)
+    write_card(
+        here,
+        "text-ko",
+        [{"text": "하늘은 파랗습니다. " * 60}, {"text": "짧은 글."}],
+        kind="text",
+        language="ko",
+    )
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    values["method"] = "cpt"
+    values["data"] = [{"card": "text-ko.yaml"}]
+    values["train"]["steps"] = 2
+    values["train"]["rows"]["overlong"] = "split"
+    recipe.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    done = sovtune("train", recipe, folder=here)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((here / "runs" / "tiny-run" / "data.json").read_text(encoding="utf-8"))
+    assert data["overlong"] == {"split": 1}
+    assert data["tokens_cut"] == 0
+    assert data["longest_document"] == 256
+    values["method"] = "sft"
+    recipe.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    refused = sovtune("check", recipe, "--json", folder=here)
+    assert refused.returncode == 2
+    assert "overlong" in json.loads(refused.stdout)["problems"][0]["path"]
