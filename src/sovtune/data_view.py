@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,7 @@ def _steps(report: DataGateReport) -> Table:
     for name in ("Step", "Rows", "Changed", "Dropped"):
         table.add_column(name, justify="left" if name == "Step" else "right", no_wrap=True)
     table.add_column("Why, with an example", overflow="fold")
+    folder = _common_folder(report)
     for step in report.steps:
         dropped = sum(step.dropped.values())
         changed = f"{step.changed:,}" if step.changed else ""
@@ -102,12 +104,23 @@ def _steps(report: DataGateReport) -> Table:
             f"{step.rows:,}",
             changed,
             f"{dropped:,}" if dropped else "",
-            Text(_why(step)),
+            Text(
+                _why(step, folder) if step.name != "contamination" or report.held_out else "no held-out files"
+            ),
         )
     return table
 
 
-def _why(step: GateStep) -> str:
+def _common_folder(report: DataGateReport) -> str:
+    """The folder that all files share, with its slash; a terminal is too narrow to repeat it."""
+    folders = [os.path.split(one.file)[0] for one in report.inputs]
+    if len({os.path.isabs(folder) for folder in folders}) > 1 or "" in folders:
+        return ""
+    common = os.path.commonpath(folders)
+    return f"{common}/" if common else ""
+
+
+def _why(step: GateStep, folder: str) -> str:
     lines = []
     if step.changes:
         lines.append("changed: " + ", ".join(f"{name} {count:,}" for name, count in step.changes.items()))
@@ -116,9 +129,10 @@ def _why(step: GateStep) -> str:
         shown = ""
         if example is not None:
             text = example.text if len(example.text) <= 60 else example.text[:59] + "…"
-            shown = "; ".join(
-                part for part in (f"{example.where}", example.note, figures.visible(text)) if part
+            where, note = (
+                part.replace(folder, "") if folder else part for part in (example.where, example.note)
             )
+            shown = "; ".join(part for part in (where, note, figures.visible(text)) if part)
         lines.append(f"{reason_in_words(reason)} {count:,}" + (f" ({shown})" if shown else ""))
     return "\n".join(lines)
 
