@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rich.console import Console
 from cli_runs import environment, sovtune
 from planted_texts import SENTENCES
 from sovtune.data.card import check_card, load_card, verify_files
-from sovtune.errors import DataRefused, SovtuneError
+from sovtune.errors import DataRefused, SovtuneError, UsageError
 from sovtune.progress import Reporter
 from sovtune.scan_command import ScanRequest, scan_files
 
@@ -227,19 +228,20 @@ def wait_until_gone(pids: list[int]) -> None:
 
 def test_an_edited_file_is_never_stale(tmp_path):
     path = write_lines(tmp_path / "a.txt", *KO[:3])
-    arguments = ("data", "scan", "a.txt", "--language", "ko", "--work", "work", "--out", "clean.jsonl", "-q")
-    assert sovtune(*arguments, folder=tmp_path).returncode == 0
+    outputs = {"work": tmp_path / "work", "out": tmp_path / "clean.jsonl"}
+    scan_here(tmp_path, "a.txt", **outputs)
+    assert scan_here(tmp_path, "a.txt", **outputs).shards_reused == 1
     stamp = path.stat()
     write_lines(path, KO[3], *KO[1:3])
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert sovtune(*arguments, folder=tmp_path).returncode == 0
+    assert scan_here(tmp_path, "a.txt", **outputs).shards_reused == 0
     assert [row["text"] for row in read_rows(tmp_path / "clean.jsonl")] == [KO[3], *KO[1:3]]
 
 
 def test_the_cache_is_empty_after_a_scan(tmp_path):
     write_lines(tmp_path / "a.txt", *KO[:3])
-    assert sovtune("data", "scan", "a.txt", "--language", "ko", folder=tmp_path).returncode == 0
-    assert not list((tmp_path / "home" / "gate").iterdir())
+    scan_here(tmp_path, "a.txt")
+    assert not list((Path(os.environ["SOVTUNE_HOME"]) / "gate").iterdir())
 
 
 def make_broken_gzip(path: Path) -> None:
@@ -290,7 +292,8 @@ BROKEN = {
 
 def scan_here(folder: Path, *files: str, **more: object):
     """The scan in this process."""
-    request = ScanRequest(files=tuple(folder / name for name in files), language="ko", workers=1, **more)
+    words = {"language": "ko", "workers": 1, **more}
+    request = ScanRequest(files=tuple(folder / name for name in files), **words)
     return scan_files(request, Reporter(Console(stderr=True), quiet=True))
 
 
@@ -352,26 +355,33 @@ def test_a_full_disk(tmp_path, full):
     assert left == ([] if full == "out" else ["lock"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("a.txt", "--language", "xx"), "`xx` is no language tag"),
-        (("a.txt", "--language", "ko", "--pii", "hide"), "--pii hide: expected report or mask or drop"),
-        (("a.txt", "--language", "ko", "--quality", "1"), "--quality 1: expected fixed, off"),
-        (("a.txt", "--language", "ko", "--out", "a.txt"), "this output is one of the inputs"),
-        (("a.txt", "--language", "ko", "--out", "x", "--decisions", "x"), "two outputs have the same name"),
-        (("a.txt", "--language", "ko", "--out", "no/x"), "there is no such folder"),
-        (("a.txt",), "--language"),
-        (("--language", "ko"), "FILES"),
-    ],
-)
-def test_wrong_words_are_usage_errors(tmp_path, arguments, message):
+WRONG = {
+    "language": ({"language": "xx"}, "`xx` is no language tag"),
+    "pii": ({"personal_data": "hide"}, "--pii hide: expected report or mask or drop"),
+    "quality": ({"quality": "1"}, "--quality 1: expected fixed, off"),
+    "percentiles": ({"quality": "60,99"}, "the first is 0 to 50"),
+    "overwrites": ({"out": "a.txt"}, "this output is one of the inputs"),
+    "twice": ({"out": "x", "decisions": "x"}, "two outputs have the same name"),
+    "folder": ({"out": "no/x"}, "there is no such folder"),
+    "is folder": ({"out": "."}, "this output is a folder"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_words_are_usage_errors(tmp_path, name):
+    words, message = WRONG[name]
     write_lines(tmp_path / "a.txt", *KO[:3])
     before = (tmp_path / "a.txt").read_bytes()
-    done = sovtune("data", "scan", *arguments, folder=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr and "Traceback" not in done.stderr
+    placed = {key: tmp_path / word if key in ("out", "decisions") else word for key, word in words.items()}
+    with pytest.raises(UsageError, match=re.escape(message)):
+        scan_here(tmp_path, "a.txt", **placed)
     assert (tmp_path / "a.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize(("words", "missing"), [(("a.txt",), "--language"), (("--language", "ko"), "FILES")])
+def test_what_is_required_is_named(tmp_path, words, missing):
+    done = sovtune("data", "scan", *words, folder=tmp_path)
+    assert done.returncode == 2 and missing in done.stderr and "Traceback" not in done.stderr
 
 
 def test_planted_defects_are_caught_in_five_languages(tmp_path, root):
@@ -441,6 +451,6 @@ def test_a_recipe_still_follows_data_alone(tmp_path, root):
     assert done.returncode == 2 and "absent.yaml" in done.stderr
     typo = sovtune("data", "scna", "a.txt", folder=tmp_path)
     assert typo.returncode == 2 and "did you mean `sovtune data scan`" in typo.stderr
-    for words in (("data", "--help"), ("data", "scan", "--help"), ("data", "card", "--help")):
+    for words in (("data", "--help"), ("data", "scan", "--help")):
         shown = sovtune(*words, folder=tmp_path)
         assert shown.returncode == 0 and "Example:" in shown.stdout
