@@ -10,7 +10,7 @@ if [ "${1:-}" = "--all" ]; then
   .venv/bin/ruff check src tests scripts
   .venv/bin/ruff format --check src tests scripts
   .venv/bin/mypy
-  .venv/bin/python -m pytest -n 2 "$@"
+  .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
   exec env OMP_NUM_THREADS=2 .venv/bin/python -m pytest -m slow "$@"
 fi
-exec .venv/bin/python -m pytest -n 2 "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

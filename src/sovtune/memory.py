@@ -182,8 +182,8 @@ def loss_chunk(vocabulary: int) -> int:
 def loss_bytes(facts: BaseFacts, load: Workload) -> int:
     """Final norm, hidden state, and what the loss holds at its peak.
 
-    Fast: of one chunk the logits (w), their fp32 copy and log-probabilities (8), while log-probabilities and
-    probabilities of the chunk before are still there (4 + w); in fp32 the copies take no place of their own.
+    Fast: of one chunk the logits and a copy of their size (2 w), their fp32 copy and log-probabilities (8); in
+    fp32 the copies take no place of their own (measured with torch's profiler, tests/tiny/test_plan_memory.py).
     Then the picked rows and their gradient, 2 w E for each token at most. Plain: logits of all tokens; at the
     peak of the backward pass fp32 log-probabilities, their gradient and that of the logits: 12 bytes a logit.
     """
@@ -191,7 +191,7 @@ def loss_bytes(facts: BaseFacts, load: Workload) -> int:
     hidden = load.tokens * facts.hidden * (FP32 + width)
     if load.fast:
         rows = min(load.tokens, loss_chunk(facts.vocabulary))
-        chunk = 3 * FP32 + (2 * width if width < FP32 else 0)
+        chunk = 2 * FP32 + (2 * width if width < FP32 else 0)
         return hidden + rows * facts.vocabulary * chunk + 2 * load.tokens * facts.hidden * width
     return hidden + load.tokens * facts.vocabulary * 12
 

@@ -127,7 +127,10 @@ def test_without_a_network_everything_still_works(finished, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["results"]
 
 
-@pytest.mark.parametrize("step", [1, 3, 6])
+# One kill in the default suite; the others, and three on the real model, with `scripts/test.sh --all`.
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_kill_9_then_resume_gives_the_losses_of_a_straight_run(finished, tmp_path, step):
     _folder, _, run_dir, _ = finished
     recipe = write_project(tmp_path / "project")
@@ -175,6 +178,7 @@ def test_eval_of_any_model_on_any_text(finished, tmp_path):
     assert scores["adapter"]["bits_per_byte"] < scores["base"]["bits_per_byte"]
 
 
+@pytest.mark.slow
 def test_eval_agrees_with_the_run(finished):
     """The command for loose files and the stage of the run measure the same number."""
     folder, _, run_dir, _ = finished
