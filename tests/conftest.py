@@ -10,8 +10,10 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants  # noqa: F401 - it reads the environment once: now, before a test closes the network
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """What a test does to the environment (closing the network does much) ends with it."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
