@@ -92,16 +92,22 @@ def test_packed_rows_equal_documents_on_their_own(base, straight, tmp_path):
     assert losses(unpacked) == pytest.approx(losses(straight), abs=1e-5)
 
 
-def test_labels_without_loss_do_not_matter_and_those_with_loss_do(base, straight, tmp_path):
-    def change(row, *, masked: bool):
-        ids = list(row["input_ids"])
-        labels = list(row["labels"])
-        for index, label in enumerate(labels):
-            if label != -100 and not masked:
-                labels[index] = 3
-        return {**row, "input_ids": ids, "labels": labels}
+def test_a_first_label_is_never_predicted_and_those_with_loss_matter(base, straight, tmp_path):
+    """In a flat row the token before a document's first belongs to another document: its label must not count."""
 
-    other = Dataset.from_list([change(row, masked=False) for row in ROWS])
+    def with_first_labels(row):
+        labels, start = list(row["labels"]), 0
+        for length in row["lengths"]:
+            labels[start] = row["input_ids"][start]
+            start += length
+        return {**row, "labels": labels}
+
+    def with_other_targets(row):
+        return {**row, "labels": [label if label == -100 else 3 for label in row["labels"]]}
+
+    same = Dataset.from_list([with_first_labels(row) for row in ROWS])
+    other = Dataset.from_list([with_other_targets(row) for row in ROWS])
+    assert losses(train(make_recipe(), base, tmp_path / "a", same, steps=1)) == losses(straight)[:1]
     assert losses(train(make_recipe(), base, tmp_path / "b", other, steps=1)) != losses(straight)[:1]
 
 
