@@ -8,7 +8,10 @@ from pathlib import Path
 from datasets import Dataset
 
 from sovtune.model import load_with_new_adapter
-from sovtune.recipe import Adapter, Base, Card, DataSource, Quantisation, Recipe, Rows, Run, Train
+from sovtune.recipe import Card, DataSource, Recipe
+from sovtune.recipe_adapter import Adapter
+from sovtune.recipe_base import Base, Quantisation
+from sovtune.recipe_train import Rows, Run, Train
 from sovtune.train.engine import TrainJob, TrainOutcome, run
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovtune.errors import BaseUnavailable
-from sovtune.recipe import Base, Mirror
+from sovtune.recipe_base import Base, Mirror
 from sovtune.records import BaseRecord, FileHash, read_record, to_json
 
 RECORD_NAME = "sovtune-base.json"

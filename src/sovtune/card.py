@@ -20,7 +20,8 @@ from sovtune.card_lint import lint
 from sovtune.errors import LicenceRefused, UsageError
 from sovtune.evidence import HUB_PREFIX, Evidence, read_evidence
 from sovtune.licences import licence_keys, licence_link, obligations, parse_expression
-from sovtune.recipe import Quantisation, Recipe
+from sovtune.recipe import Recipe
+from sovtune.recipe_base import Quantisation
 from sovtune.records import CardReport
 from sovtune.runs import write_atomic
 

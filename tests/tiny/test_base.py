@@ -10,7 +10,7 @@ from hub_server import HubServer
 from sovtune import base as room
 from sovtune.base import cache_home, check_safe, hash_folder, parameter_count, resolve
 from sovtune.errors import BaseUnavailable
-from sovtune.recipe import Base, Mirror
+from sovtune.recipe_base import Base, Mirror
 from tiny_models import make_base
 
 TOKEN = "token-of-this-test"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from sovtune.errors import RunFailed, RunInterrupted, TrainingDiverged
 from sovtune.model import load_base, load_with_adapter, load_with_new_adapter
-from sovtune.recipe import Quantisation
+from sovtune.recipe_base import Quantisation
 from sovtune.train import checkpoints
 from sovtune.train.watch import LossGuard, read_metrics
 from tiny_models import make_base

@@ -9,7 +9,7 @@ schema_version: 1
 name: full-recipe
 language: ko
 seed: 17
-method: sft
+method: dpo
 
 base:
   model: example-org/Example-1B
@@ -27,6 +27,7 @@ base:
     kind: nf4
     double: true
     compute: bfloat16
+    skip: [down_proj]
 
 adapter:
   kind: qlora
@@ -34,6 +35,13 @@ adapter:
   alpha: 32
   dropout: 0.05
   targets: [q_proj, v_proj]
+  dora: true
+  rslora: true
+  init: default
+  layers: [0, 1]
+  rank_pattern: {"layers.0.self_attn.q_proj": 64}
+  vocabulary: [⟦ko⟧]
+  continue_from: ../runs/earlier/adapter
 
 data:
   - card: ../data_cards/ko.yaml
@@ -44,6 +52,10 @@ data:
     repeat: 2
   - card: ../data_cards/en.yaml
     share: 0.1
+
+mix:
+  languages: {ko: 0.9, en: 0.1}
+  tolerance: 0.05
 
 curate:
   check_language: true
@@ -69,6 +81,13 @@ train:
   warmup: 0.03
   weight_decay: 0.01
   clip: 1.0
+  finer:
+    optimizer: adamw
+    lora_plus: 16
+    decay: null
+    label_smoothing: 0.1
+    z_loss: 1e-4
+    neftune: 5
   rows:
     max_length: 1024
     packing: true
@@ -80,6 +99,29 @@ train:
     keep_checkpoints: 3
     micro_rows: 2
     device: cpu
+    out_of_memory: halve
+    trackers: [tensorboard]
+
+preference:
+  beta: 0.1
+  margin: null
+  label_smoothing: 0.05
+  sft_weight: 0.2
+  desirable_weight: null
+  undesirable_weight: null
+
+launch:
+  processes: 2
+  nodes: 1
+  strategy: ddp
+  data_engine: ray
+  data_workers: 2
+  ray_address: ray://head:10001
+  time_limit: 1-12:00:00
+  partition: gpu
+  account: ko-models
+  accelerators: L4:1
+  setup: [module load cuda]
 
 evaluate:
   texts:
@@ -105,6 +147,11 @@ card:
   limitations:
     - It is never trained.
   contact: team@example.org
+  licence_policy: strict
+  overrides:
+    - refusal: ko.non-commercial
+      name: Legal office
+      reason: The rights holder agreed in writing.
 
 publish:
   to: hub:example-org/full-recipe
@@ -113,6 +160,10 @@ publish:
   private: true
   token_env: SOVTUNE_HUB_TOKEN
 """
+
+
+OPEN = (("mix", "languages"), ("adapter", "rank_pattern"))
+"""Mappings whose keys are the author's own words."""
 
 
 def line_of(needle: str, text: str = FULL) -> int:
@@ -126,7 +177,7 @@ def keys() -> list[tuple[int, int, KeyPath]]:
     """Line and column (from 1) and path of every key in ``FULL``."""
     found = []
     for path, mark in parse_yaml(FULL, "full.yaml").marks.items():
-        if path and isinstance(path[-1], str):
+        if path and isinstance(path[-1], str) and path[:-1] not in OPEN:
             line, column = mark.key.line, mark.key.column
             assert FULL.splitlines()[line - 1][column - 1 :].startswith(f"{path[-1]}:")
             found.append((line, column, path))

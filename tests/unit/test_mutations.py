@@ -89,7 +89,7 @@ VALUES = [
     ("name: full-recipe", "name: ../up", "name"),
     ("language: ko", "language: korean", "language"),
     ("language: ko", "language: [ko]", "language"),
-    ("method: sft", "method: dpo", "method"),
+    ("method: dpo", "method: ppo", "method"),
     ("schema_version: 1", "schema_version: 2", "schema_version"),
     ("model: example-org/Example-1B", "model: Example-1B", "base.model"),
     ("model: example-org/Example-1B", "model: ../../etc", "base.model"),

@@ -27,7 +27,9 @@ from sovtune.plan import (
     steps_for,
     work_flop,
 )
-from sovtune.recipe import Quantisation, Recipe, Train
+from sovtune.recipe import Recipe
+from sovtune.recipe_base import Quantisation
+from sovtune.recipe_train import Train
 from sovtune.records import TrainReport, from_json, to_json
 
 GIB = 2**30

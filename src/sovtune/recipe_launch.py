@@ -1,0 +1,47 @@
+"""The recipe's section for where the work runs: processes, nodes, and the programs that start them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sovtune.section import Conflict, Section, Text, form, unit
+
+
+class Launch(Section):
+    """Where the work runs; it changes how long it takes, not what comes out."""
+
+    processes: int = Field(default=1, ge=1, le=64, json_schema_extra=unit("processes"))
+    """Training processes on each node; one per GPU is usual."""
+    nodes: int = Field(default=1, ge=1, le=4096, json_schema_extra=unit("nodes"))
+    """Machines that train together; more than one needs `sovtune train --launch slurm`, ray or skypilot."""
+    strategy: Literal["ddp", "fsdp2", "zero3"] = "ddp"
+    """ddp: every process holds the base; fsdp2, zero3 (DeepSpeed): each holds a part of it."""
+    data_engine: Literal["local", "ray"] = "local"
+    """Who runs the data gate: processes on this machine, or a Ray cluster (extra sovtune[ray])."""
+    data_workers: int | None = Field(default=None, ge=1, le=4096, json_schema_extra=unit("processes"))
+    """Workers of the data gate; default one per core."""
+    ray_address: Text | None = None
+    """For ray: the cluster's address, such as `ray://head:10001`; default a cluster on this machine."""
+    time_limit: str | None = Field(
+        default=None,
+        pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$",
+        json_schema_extra=form("[days-]hours:minutes:seconds"),
+    )
+    """For slurm: the job is stopped after this time; it resumes when it is submitted again."""
+    partition: Text | None = None
+    """For slurm: the partition."""
+    account: Text | None = None
+    """For slurm: the account that pays."""
+    accelerators: Text | None = None
+    """For skypilot: kind and number of GPUs of a node, such as `L4:1`."""
+    setup: tuple[Text, ...] = Field(default=(), max_length=32)
+    """For slurm and skypilot: shell lines before training, such as `module load cuda`."""
+
+    def _ray_address_is_for_ray(self) -> Conflict | None:
+        if self.ray_address is not None and self.data_engine != "ray":
+            return Conflict("this is read only with `data_engine: ray`", ("ray_address",))
+        return None
+
+    rules = (_ray_address_is_for_ray,)
