@@ -137,6 +137,8 @@ def _limits(report: DataGateReport, today: dt.date) -> list[Value]:
 def _format(format: Format | None) -> dict[str, Value]:
     if format is None:
         return {
-            "kind": question("what is a row? chat, instruction, prompt_completion or text; name its `fields`")
+            "kind": question(
+                "what is a row? chat, instruction, prompt_completion, text, preference or feedback; name its `fields`"
+            )
         }
     return {"kind": format.kind}

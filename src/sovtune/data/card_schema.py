@@ -64,11 +64,11 @@ class Fields(Section):
     """Names of the columns or keys, where they are not the usual ones."""
 
     messages: Text | None = None
-    """chat: the list of turns; default messages."""
+    """chat: the list of turns; preference, feedback: those of the prompt; default messages."""
     role: Text | None = None
-    """chat: the role of a turn; default role."""
+    """chat, preference, feedback: the role of a turn; default role."""
     content: Text | None = None
-    """chat: the text of a turn; default content."""
+    """chat, preference, feedback: the text of a turn; default content."""
     instruction: Text | None = None
     """instruction: the task; default instruction."""
     input: Text | None = None
@@ -76,34 +76,44 @@ class Fields(Section):
     output: Text | None = None
     """instruction: the answer; default output."""
     prompt: Text | None = None
-    """prompt_completion: the question; default prompt."""
+    """prompt_completion, preference, feedback: the question, or the turns up to it; default prompt."""
     completion: Text | None = None
-    """prompt_completion: the answer; default completion."""
+    """prompt_completion, feedback: the answer; default completion."""
+    chosen: Text | None = None
+    """preference: the better answer, or the whole dialogue with it; default chosen."""
+    rejected: Text | None = None
+    """preference: the worse answer, or the whole dialogue with it; default rejected."""
+    label: Text | None = None
+    """feedback: whether the answer is good (true, 1, good) or bad (false, 0, bad); default label."""
     text: Text | None = None
     """text: the running text; default text."""
     document: Literal["file", "paragraph", "line"] | None = None
     """text in .txt: what one document is; default line."""
 
 
-Kind = Literal["chat", "instruction", "prompt_completion", "text"]
+Kind = Literal["chat", "instruction", "prompt_completion", "text", "preference", "feedback"]
 KIND_FIELDS: dict[Kind, tuple[str, ...]] = {
     "chat": ("messages", "role", "content"),
     "instruction": ("instruction", "input", "output"),
     "prompt_completion": ("prompt", "completion"),
     "text": ("text", "document"),
+    "preference": ("prompt", "messages", "chosen", "rejected", "role", "content"),
+    "feedback": ("prompt", "messages", "completion", "label", "role", "content"),
 }
 """Kind of row -> the keys of ``Fields`` that it reads."""
+WITH_TURNS: tuple[Kind, ...] = ("chat", "preference", "feedback")
+"""Kinds whose rows may hold lists of turns."""
 
 
 class Format(Section):
     """What a row is and how it becomes a dialogue or a text."""
 
     kind: Kind
-    """chat, instruction, prompt_completion: dialogues; text: running text."""
+    """Dialogues: chat, instruction, prompt_completion; text; preference: two answers compared; feedback: judged."""
     fields: Fields = Fields()
     """Columns or keys with unusual names."""
     role_map: dict[Text, Literal["system", "user", "assistant", "tool"]] = Field(default={}, max_length=32)
-    """chat: names of roles in the data and what they are here, for example {human: user, gpt: assistant}."""
+    """chat, preference, feedback: names of roles in the data, for example {human: user, gpt: assistant}."""
     system: Text | None = None
     """System message for dialogues that have none."""
     delimiter: str | None = Field(
@@ -119,8 +129,9 @@ class Format(Section):
         return None
 
     def _dialogue_keys_are_for_dialogues(self) -> Conflict | None:
-        if self.role_map and self.kind != "chat":
-            return Conflict(f"`role_map` is for kind chat, this is {self.kind}", ("role_map",))
+        if self.role_map and self.kind not in WITH_TURNS:
+            kinds = " and ".join((", ".join(WITH_TURNS[:-1]), WITH_TURNS[-1]))
+            return Conflict(f"`role_map` is for kinds {kinds}, this is {self.kind}", ("role_map",))
         if self.system is not None and self.kind == "text":
             return Conflict("running text has no system message", ("system",))
         return None

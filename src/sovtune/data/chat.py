@@ -27,11 +27,22 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """A document as tokens: ``input_ids`` and ``labels`` have the same length; label -100 = no loss."""
+    """A document as tokens: ``input_ids`` and ``labels`` have the same length; label -100 = no loss.
+
+    A comparison is two dialogues one behind the other, which stay together: ``parts`` are their lengths, that of the
+    chosen answer first. ``good`` is the verdict on a judged answer.
+    """
 
     input_ids: list[int]
     labels: list[int]
     where: str
+    parts: tuple[int, ...] = ()
+    good: bool | None = None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each dialogue or text in it; attention does not cross from one to the next."""
+        return self.parts or (len(self.input_ids),)
 
     @property
     def supervised(self) -> int:
@@ -144,17 +155,20 @@ def _generation_tag() -> type[Extension]:
     return GenerationTag
 
 
-def render_chat(document: Document, template: ChatTemplate, tokenizer: Tokenizer) -> Rendered:
+def render_chat(
+    document: Document, template: ChatTemplate, tokenizer: Tokenizer, *, last_answer: bool = False
+) -> Rendered:
     """A dialogue as ids and labels.
 
-    The whole text is tokenised once; a token carries loss when it lies inside an answer's span. A token that
-    straddles the beginning of a span does not carry loss.
+    The whole text is tokenised once; a token carries loss when it lies inside an answer's span (with ``last_answer``
+    only inside that of the last one). A token that straddles the beginning of a span does not carry loss.
 
     Raises:
         DataRefused: no answer, an answer without text, a double BOS, or nothing left that carries loss.
     """
     _check_turns(document, template)
     text, spans = template.spans(document.messages)
+    spans = spans[-1:] if last_answer else spans
     encoded = tokenizer.encode(text, add_special_tokens=False)
     ids, offsets = encoded.ids, encoded.offsets
     labels = [IGNORE] * len(ids)

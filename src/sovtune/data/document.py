@@ -23,18 +23,28 @@ class Document:
     """One training or evaluation document.
 
     ``where`` is ``file:row`` as a person would look it up (rows start at 1). A dialogue has ``messages`` and no
-    ``text``; running text has ``text`` and no messages.
+    ``text``; running text has ``text`` and no messages. Two kinds of dialogue are judged, and end with the answer
+    that was judged: a comparison has in ``rejected`` the answer that was found worse than its last turn, and feedback
+    says in ``good`` what its last turn was found to be.
     """
 
     where: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    rejected: str | None = None
+    good: bool | None = None
 
     def as_row(self) -> dict[str, object]:
-        """The document as a row of a .jsonl file: ``text``, or ``messages`` with ``role`` and ``content``."""
+        """The document as a row of a .jsonl file, with the usual keys of its kind; turns are ``role``, ``content``."""
         if self.text is not None:
             return {"text": self.text}
-        return {"messages": [{"role": turn.role, "content": turn.content} for turn in self.messages]}
+        turns = [{"role": turn.role, "content": turn.content} for turn in self.messages]
+        if self.rejected is not None:
+            rejected = [{"role": "assistant", "content": self.rejected}]
+            return {"prompt": turns[:-1], "chosen": turns[-1:], "rejected": rejected}
+        if self.good is not None:
+            return {"prompt": turns[:-1], "completion": turns[-1:], "label": self.good}
+        return {"messages": turns}
 
 
 @dataclass(slots=True)

@@ -361,10 +361,11 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def texts_of(document: Document) -> tuple[str, ...]:
-    """The texts of a document: its running text, or what each turn says."""
+    """The texts of a document: its running text, or what each turn says and last the answer it was preferred to."""
     if document.text is not None:
         return (document.text,)
-    return tuple(message.content for message in document.messages)
+    rejected = () if document.rejected is None else (document.rejected,)
+    return (*(message.content for message in document.messages), *rejected)
 
 
 def joined(document: Document) -> str:
@@ -376,8 +377,11 @@ def with_texts(document: Document, texts: Sequence[str]) -> Document:
     """The document with other texts in the place of its own, in the order of ``texts_of``."""
     if document.text is not None:
         return replace(document, text=texts[0])
-    turns = zip(document.messages, texts, strict=True)
-    return replace(document, messages=tuple(replace(message, content=text) for message, text in turns))
+    number = len(document.messages)
+    turns = zip(document.messages, texts[:number], strict=True)
+    messages = tuple(replace(message, content=text) for message, text in turns)
+    rejected = None if document.rejected is None else texts[number]
+    return replace(document, messages=messages, rejected=rejected)
 
 
 def open_fault(file: LocalFile) -> None:

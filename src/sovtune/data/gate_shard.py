@@ -69,7 +69,7 @@ class Row:
         text: object = None
         if document is not None:
             turns = [[message.role, message.content] for message in document.messages]
-            text = turns if document.text is None else document.text
+            text = [turns, document.rejected, document.good] if document.text is None else document.text
         values = [
             self.number,
             self.size,
@@ -91,7 +91,9 @@ class Row:
         if isinstance(text, str):
             document = Document(where=where, text=text)
         elif text is not None:
-            document = Document(where=where, messages=tuple(Message(role, content) for role, content in text))
+            turns, rejected, good = text
+            messages = tuple(Message(role, content) for role, content in turns)
+            document = Document(where=where, messages=messages, rejected=rejected, good=good)
         tag = next(iter(languages), "")
         return cls(first + number, size, document, step, reason, changed, Counter(found), languages, tag)
 

@@ -22,6 +22,7 @@ _NEXT: dict[Role | None, tuple[Role, ...]] = {
 """Role of a turn -> roles the next turn may have; None is the beginning."""
 _TOOL_KEYS = ("tool_calls", "function_call")
 _CHARACTERISTIC: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+    ("preference", ("chosen", "rejected")),
     ("chat", ("messages",)),
     ("instruction", ("instruction", "output")),
     ("prompt_completion", ("prompt", "completion")),
@@ -35,8 +36,21 @@ _READ: dict[Kind, tuple[str, ...]] = {
     "instruction": ("instruction", "input", "output"),
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
+    "preference": ("prompt", "messages", "chosen", "rejected"),
+    "feedback": ("prompt", "messages", "completion", "label"),
 }
 """Kind of row -> the fields of the row itself."""
+_OPTIONAL: dict[Kind, tuple[str, ...]] = {
+    "instruction": ("input",),
+    "preference": ("prompt", "messages"),
+    "feedback": ("prompt", "messages", "completion"),
+}
+"""Those that may be absent, unless the card names their column: that is a promise that it is there."""
+_LABELS: dict[object, bool] = {
+    **dict.fromkeys((True, 1, "true", "1", "good"), True),
+    **dict.fromkeys((False, 0, "false", "0", "bad"), False),
+}
+"""What a label may say -> whether the answer is good."""
 
 
 class RowFault(Exception):
@@ -48,7 +62,12 @@ class RowFault(Exception):
 
 
 def guess_format(names: Mapping[str, object]) -> Format | None:
-    """The format of a row with these keys by their usual names; None when they are not usual."""
+    """The format of a row with these keys by their usual names; None when they are not usual.
+
+    Many data sets have a column `label` that is no verdict on an answer: only true or false makes it feedback.
+    """
+    if isinstance(names.get("label"), bool) and ("completion" in names or "messages" in names):
+        return Format(kind="feedback")
     for kind, keys in _CHARACTERISTIC:
         if all(key in names for key in keys):
             return Format(kind=kind)
@@ -62,7 +81,8 @@ def columns(format: Format) -> frozenset[str]:
 
 def required(format: Format) -> frozenset[str]:
     """Those of ``columns`` that must be there."""
-    return columns(format) - (frozenset() if format.fields.input else {"input"})
+    optional = {key for key in _OPTIONAL.get(format.kind, ()) if getattr(format.fields, key) is None}
+    return columns(format) - optional
 
 
 def _named(fields: Fields, key: str) -> str:
@@ -89,8 +109,13 @@ def to_document(row: object, format: Format, where: str) -> tuple[Document, bool
     if format.kind == "text":
         key = _named(format.fields, "text")
         return Document(where=where, text=reader.text(_field(row, key), key)), reader.changed
+    rejected = good = None
     if format.kind == "chat":
         turns = _turns(row, format, reader)
+    elif format.kind == "preference":
+        turns, rejected = _comparison(row, format, reader)
+    elif format.kind == "feedback":
+        turns, good = _feedback(row, format, reader)
     elif format.kind == "instruction":
         turns = _instruction(row, format.fields, reader)
     else:
@@ -99,7 +124,7 @@ def to_document(row: object, format: Format, where: str) -> tuple[Document, bool
         turns = _exchange(question, reader.text(_field(row, answered), answered))
     if format.system is not None and turns[0].role != "system":
         turns.insert(0, Message("system", reader.text(format.system, "format.system")))
-    return Document(where=where, messages=tuple(turns)), reader.changed
+    return Document(where=where, messages=tuple(turns), rejected=rejected, good=good), reader.changed
 
 
 class _Reader:
@@ -136,7 +161,6 @@ def _exchange(question: str, answer: str) -> list[Message]:
 def _instruction(row: dict[str, object], fields: Fields, reader: _Reader) -> list[Message]:
     task_key, answer_key = _named(fields, "instruction"), _named(fields, "output")
     task = reader.text(_field(row, task_key), task_key)
-    # Material is optional, unless the card names its column: that is a promise that it is there.
     material = _field(row, fields.input) if fields.input else row.get("input")
     if material not in (None, ""):
         task = f"{task}\n\n{reader.text(material, fields.input or 'input')}"
@@ -145,7 +169,80 @@ def _instruction(row: dict[str, object], fields: Fields, reader: _Reader) -> lis
 
 def _turns(row: dict[str, object], format: Format, reader: _Reader) -> list[Message]:
     name = _named(format.fields, "messages")
-    turns = _field(row, name)
+    messages = _dialogue(_field(row, name), name, format, reader)
+    if all(message.role != "assistant" for message in messages):
+        raise RowFault("no_answer", f"{name} has no assistant turn, there is nothing to learn")
+    return messages
+
+
+def _comparison(row: dict[str, object], format: Format, reader: _Reader) -> tuple[list[Message], str]:
+    """The dialogue up to and with the chosen answer, and the rejected answer."""
+    names = [_named(format.fields, key) for key in ("chosen", "rejected")]
+    chosen, rejected = (_answer(_field(row, name), name, format, reader) for name in names)
+    if chosen[-1].content.strip() == rejected[-1].content.strip():
+        message = f"{names[0]} and {names[1]} are the same answer, there is nothing to learn"
+        raise RowFault("same_answers", message)
+    if len(chosen) == len(rejected) == 1:
+        return [*_prompt(row, format, reader), *chosen], rejected[0].content
+    if chosen[:-1] != rejected[:-1]:
+        message = f"{names[0]} and {names[1]} differ before their last turn; they must answer the same prompt"
+        raise RowFault("prompts_differ", message)
+    return chosen, rejected[-1].content
+
+
+def _feedback(row: dict[str, object], format: Format, reader: _Reader) -> tuple[list[Message], bool]:
+    """The dialogue up to and with the answer, and whether that is good."""
+    name, whole = (_named(format.fields, key) for key in ("completion", "messages"))
+    if name not in row and format.fields.completion is None and whole in row:
+        turns = _answer(_field(row, whole), whole, format, reader)
+    else:
+        turns = _answer(_field(row, name), name, format, reader)
+    if len(turns) == 1:
+        turns = [*_prompt(row, format, reader), *turns]
+    label_name = _named(format.fields, "label")
+    label = _field(row, label_name)
+    known = label.strip().lower() if isinstance(label, str) else label
+    if isinstance(known, dict | list) or known not in _LABELS:
+        shown = json.dumps(label, ensure_ascii=True, default=str)[:60]
+        message = f"{label_name} is {shown}, expected true or false, 1 or 0, good or bad"
+        raise RowFault("null" if label is None else "bad_label", message)
+    return turns, _LABELS[known]
+
+
+def _answer(value: object, name: str, format: Format, reader: _Reader) -> list[Message]:
+    """A judged answer as one assistant turn, or as the last turn of its whole dialogue."""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return [Message("assistant", reader.text(value, name))]
+    first = _turn(value[0], f"{name}[0]", format, reader) if value else None
+    if first is None or first.role != "assistant":
+        turns = _dialogue(value, name, format, reader)
+        if turns[-1].role != "assistant":
+            raise RowFault("no_answer", f"{name} ends with a turn of {turns[-1].role}, expected an answer")
+        return turns
+    if len(value) > 1:
+        message = f"{name} has {len(value)} turns after the prompt; an answer that is judged is one turn"
+        raise RowFault("answer_turns", message)
+    return [first]
+
+
+def _prompt(row: dict[str, object], format: Format, reader: _Reader) -> list[Message]:
+    """What was answered: text, or turns that end with the user's or a tool's."""
+    named = [key for key in ("prompt", "messages") if getattr(format.fields, key)]
+    keys = named or [key for key in ("prompt", "messages") if row.get(key) is not None] or ["prompt"]
+    name = _named(format.fields, keys[0])
+    value = _field(row, name)
+    if not isinstance(value, list):
+        return [Message("user", reader.text(value, name))]
+    turns = _dialogue(value, name, format, reader)
+    if turns[-1].role not in ("user", "tool"):
+        raise RowFault("role_order", f"{name} ends with a turn of {turns[-1].role}, expected user or tool")
+    return turns
+
+
+def _dialogue(turns: object, name: str, format: Format, reader: _Reader) -> list[Message]:
+    """A list of turns whose roles follow each other as they may."""
     if turns is None:
         raise RowFault("null", f"{name} is null, expected a list of turns")
     if not isinstance(turns, list):
@@ -163,8 +260,6 @@ def _turns(row: dict[str, object], format: Format, reader: _Reader) -> list[Mess
             raise RowFault("role_order", f'{place}.role = "{message.role}" {follows}, expected {wanted}')
         messages.append(message)
         before = message.role
-    if all(message.role != "assistant" for message in messages):
-        raise RowFault("no_answer", f"{name} has no assistant turn, there is nothing to learn")
     return messages
 
 
