@@ -136,6 +136,7 @@ class _Run:
         self.bases: list[int] = []
         self.reused = 0
         self.tallies = new_tallies()
+        self.found: list[Counter[str]] = [Counter() for _ in sources]
         self.limits = settings.quality if isinstance(settings.quality, Thresholds) else None
         self.verdicts = VerdictFiles(folder)
 
@@ -160,6 +161,7 @@ class _Run:
             rows += shard.rows
             for name, tally in tallies.items():
                 self.tallies[name].add(tally)
+            self.found[part.source].update(tallies["personal_data"].found)
             if progress is not None:
                 progress(rows, self.tallies["read"].bytes)
 
@@ -317,8 +319,10 @@ class _Run:
         source, hashed = self.sources[place], self.hashes[place]
         own = [shard for shard in self.shards if shard.source == place]
         codecs: Counter[str] = Counter()
+        letters: Counter[str] = Counter()
         for shard in own:
             codecs.update(shard.codecs)
+            letters.update(shard.languages)
         return GateInput(
             file=source.file.shown,
             card=source.card,
@@ -327,6 +331,8 @@ class _Run:
             rows=sum(shard.rows for shard in own),
             kept=kept,
             codecs=dict(codecs.most_common()),
+            letters={tag: round(weight, 2) for tag, weight in letters.most_common()},
+            found=dict(self.found[place].most_common()),
         )
 
     def _held_out(self, tally: Tally) -> tuple[HeldOutSet, ...]:

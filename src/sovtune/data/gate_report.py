@@ -50,7 +50,11 @@ class GateStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateInput:
-    """One file: bytes on disk and their SHA-256, rows that came and stayed, rows by codec."""
+    """One file: bytes on disk and their SHA-256, rows that came and stayed, rows by codec.
+
+    ``letters`` are the weighted letters by language as the rows came (see ``data.language``), ``found`` personal data
+    by kind: what a data card's statements are compared with.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     file: str
@@ -60,6 +64,8 @@ class GateInput:
     rows: int
     kept: int
     codecs: dict[str, int]
+    letters: dict[str, float] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
