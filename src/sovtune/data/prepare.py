@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sovtune.data.card import LoadedCard, load_card, verify_files
 from sovtune.data.chat import Rendered, render_chat, render_text
 from sovtune.data.document import Document, ReadSource
+from sovtune.data.judged import check_verdicts, refuse_judged, render_judged
 from sovtune.data.pack import Fitted, fit, pack
 from sovtune.data.sources import DROPPED, ROWS_READ, SourceRequest, dropped_rows, read_documents
 from sovtune.data.template import TextFormat, read_format
@@ -151,6 +152,8 @@ def _make(
     rows_settings = recipe.train.rows
     fitted = [fit(documents, rows_settings.max_length, rows_settings.overlong) for documents in chosen]
     documents = [document for one in fitted for document in one.documents]
+    if recipe.method == "kto":
+        check_verdicts(documents)
     rows = _rows(documents, recipe)
     _write_rows(rows, documents, part / ROWS)
     report = _report(recipe, sources, text_format, key, [one.counts for one in read], fitted, rows)
@@ -219,6 +222,8 @@ def render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rende
     Raises:
         DataRefused: the document does not fit the method, or nothing of it carries loss.
     """
+    if recipe.method in ("sft", "cpt"):
+        refuse_judged(document, recipe.method)
     if recipe.method == "cpt":
         if document.text is None:
             raise DataRefused(
@@ -228,7 +233,7 @@ def render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rende
                 fix="use method: sft",
             )
         return render_text(document, text_format.tokenizer, bos=text_format.bos, eos=text_format.eos)
-    if not document.messages:
+    if not document.messages and recipe.method == "sft":
         raise DataRefused(
             "running text in an sft recipe",
             where=document.where,
@@ -238,10 +243,12 @@ def render(recipe: Recipe, document: Document, text_format: TextFormat) -> Rende
     if text_format.template is None:
         raise DataRefused(
             "the base has no chat template",
-            why="sft needs one to tell prompt from answer",
+            why=f"{recipe.method} needs one to tell prompt from answer",
             fix="use the base's instruct variant, or method: cpt",
         )
-    return render_chat(document, text_format.template, text_format.tokenizer)
+    if recipe.method == "sft":
+        return render_chat(document, text_format.template, text_format.tokenizer)
+    return render_judged(document, recipe.method, text_format.template, text_format.tokenizer)
 
 
 def _length(documents: list[Rendered]) -> int:
@@ -290,21 +297,24 @@ def _write_rows(rows: list[list[int]], documents: list[Rendered], path: Path) ->
     import pyarrow as pa
 
     integers = pa.list_(pa.int32())
-    schema = pa.schema([("input_ids", integers), ("labels", integers), ("lengths", integers)])
+    judged = any(document.good is not None for document in documents)
+    names = ["input_ids", "labels", "lengths", *(["good"] if judged else [])]
+    schema = pa.schema([(name, integers) for name in names])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(rows), 1000):
             batch = [[documents[index] for index in row] for row in rows[start : start + 1000]]
             columns = [
                 [[token for document in row for token in document.input_ids] for row in batch],
                 [[label for document in row for label in document.labels] for row in batch],
-                [[len(document.input_ids) for document in row] for row in batch],
+                [[length for document in row for length in document.lengths] for row in batch],
+                *([[[int(document.good or 0) for document in row] for row in batch]] if judged else []),
             ]
             arrays = [pa.array(column, type=integers) for column in columns]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
 def load_rows(path: Path) -> Any:
-    """The rows as a `datasets.Dataset` (memory-mapped) with columns input_ids, labels, lengths."""
+    """The rows as a `datasets.Dataset` (memory-mapped) with columns input_ids, labels, lengths, and good for kto."""
     from datasets import Dataset
 
     return Dataset.from_file(str(path))
@@ -344,7 +354,7 @@ def _report(
         tokens_cut=cut,
         row_fill=tokens / (len(rows) * recipe.train.rows.max_length),
         template_sha256=text_format.template_sha256,
-        template_source=text_format.template_source if recipe.method == "sft" else "none",
+        template_source=text_format.template_source if recipe.method != "cpt" else "none",
         tokenizer_sha256=text_format.tokenizer_sha256,
         stop_token=text_format.stop_token,
         warnings=tuple(warnings),
