@@ -253,6 +253,32 @@ class Recipe(Section):
             return Conflict(message, ("adapter", "init"))
         return None
 
+    def _full_stands_alone(self) -> Conflict | None:
+        if self.adapter.kind != "full":
+            return None
+        if self.publish is not None:
+            message = "adapters are published; full gives a whole model, which stays in the run folder: leave this out"
+            return Conflict(message, ("publish",))
+        if self.method in ("dpo", "kto"):
+            message = f"{self.method} compares with the base, which full overwrites: write lora, or orpo or simpo above"
+            return Conflict(message, ("adapter", "kind"))
+        if self.train.finer.lora_plus is not None:
+            return Conflict("full has no matrices A and B", ("train", "finer", "lora_plus"))
+        return None
+
+    def _finer_fits_method(self) -> Conflict | None:
+        finer = self.train.finer
+        asked = {
+            "label_smoothing": finer.label_smoothing > 0,
+            "z_loss": finer.z_loss > 0,
+            "neftune": finer.neftune is not None,
+        }
+        for name, wanted in asked.items():
+            if wanted and self.method not in ("sft", "cpt"):
+                message = f"method {self.method} does not read this, sft and cpt do"
+                return Conflict(message, ("train", "finer", name))
+        return None
+
     def _preference_fits_method(self) -> Conflict | None:
         if self.preference is None:
             return None
@@ -297,6 +323,8 @@ class Recipe(Section):
 
     rules = (
         _adapter_fits_base,
+        _full_stands_alone,
+        _finer_fits_method,
         _preference_fits_method,
         _all_or_no_shares,
         _shares_fill_the_mixture,

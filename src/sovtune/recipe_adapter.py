@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -59,6 +60,17 @@ class Adapter(Section):
         for name, rank in value.items():
             if not 1 <= rank <= 1024:
                 raise ValueError(f"rank {rank} of {name} is not between 1 and 1024")
+            try:
+                re.compile(name)
+            except re.error as error:
+                raise ValueError(f"{name} is no regular expression: {error}") from error
+        return value
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _tokens_differ(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError("name tokens, each once; or write frozen or all")
         return value
 
     @field_validator("layers")

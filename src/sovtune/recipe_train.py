@@ -13,6 +13,9 @@ from sovtune.section import (
     unit,
 )
 
+WSD_DECAY = 0.2
+"""Share of the steps that wsd spends falling when the recipe does not say (0.1 to 0.2 in arXiv 2404.06395)."""
+
 
 class Rows(Section):
     """Rendering documents into rows of tokens."""
@@ -56,11 +59,11 @@ class Finer(Section):
     decay: float | None = Field(default=None, gt=0, le=1, json_schema_extra=SHARE)
     """For wsd: share of all steps spent falling to 0; default 0.2."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target probability that is spread over the whole vocabulary."""
+    """For sft and cpt: share of the target probability that is spread over the whole vocabulary."""
     z_loss: float = Field(default=0.0, ge=0, le=1)
-    """Weight of log(Z)^2 in the loss, which keeps logits small; 1e-4 is usual (PaLM, arXiv 2204.02311)."""
+    """For sft and cpt: weight of log(Z)^2, which keeps logits small; 1e-4 is usual (PaLM, arXiv 2204.02311)."""
     neftune: float | None = Field(default=None, gt=0, le=100)
-    """NEFTune (arXiv 2310.05914): size of the noise added to embeddings while training; 5 is usual."""
+    """For sft and cpt: NEFTune (arXiv 2310.05914), size of the noise on embeddings while training; 5 is usual."""
 
 
 class Train(Section):
@@ -119,4 +122,17 @@ class Train(Section):
             return None
         return Conflict(f"only the schedule wsd has a decay, this is {self.schedule}", ("finer", "decay"))
 
-    rules = (_one_end, _batch_holds_a_row, _batch_holds_micro_rows, _decay_belongs_to_wsd)
+    def _rise_and_fall_fit(self) -> Conflict | None:
+        fall = WSD_DECAY if self.finer.decay is None else self.finer.decay
+        if self.schedule != "wsd" or self.warmup + fall <= 1:
+            return None
+        message = f"warmup {self.warmup:g} and decay {fall:g} are more than all steps"
+        return Conflict(message, ("warmup",) if self.finer.decay is None else ("finer", "decay"))
+
+    rules = (
+        _one_end,
+        _batch_holds_a_row,
+        _batch_holds_micro_rows,
+        _decay_belongs_to_wsd,
+        _rise_and_fall_fit,
+    )

@@ -85,9 +85,9 @@ train:
     optimizer: adamw
     lora_plus: 16
     decay: null
-    label_smoothing: 0.1
-    z_loss: 1e-4
-    neftune: 5
+    label_smoothing: 0
+    z_loss: 0
+    neftune: null
   rows:
     max_length: 1024
     packing: true
