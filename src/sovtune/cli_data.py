@@ -1,4 +1,4 @@
-"""`sovtune data`: a recipe's rows, a scan of loose files, a draft of a data card."""
+"""`sovtune data`: a recipe's rows, a scan of loose files, a draft of a data card, a card as Croissant."""
 
 from __future__ import annotations
 
@@ -264,6 +264,31 @@ def card(
         print_json({"card": str(out), "questions": questions})
     else:
         print_line(f"{out}: drafted; {len(questions)} questions to answer: {', '.join(questions)}")
+
+
+@data_app.command()
+def croissant(
+    card: Annotated[Path, typer.Argument(metavar="CARD.yaml", help="The data card.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it here instead of on stdout.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a data card as Croissant JSON-LD, which data portals and search engines read.
+
+    Croissant 1.1 with the vocabulary for responsible AI. Addresses of files are relative to FILE, or to the card when
+    it goes to stdout. What the card does not say is left out, and named on stderr where Croissant asks for it.
+
+    Example:  sovtune data croissant data_cards/corpus.yaml --out data_cards/croissant.json
+    """
+    from sovtune.croissant_command import export_croissant
+
+    close_network([])
+    with make_reporter(quiet) as progress:
+        text = export_croissant(card, out, progress)
+    if out is None:
+        print_line(text.rstrip("\n"))
 
 
 def _tags(text: str) -> tuple[str, ...]:

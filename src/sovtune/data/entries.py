@@ -40,13 +40,13 @@ def files_of(card: DataCard, entry: DataFile, folder: Path) -> tuple[LocalFile, 
     if entry.path.startswith(HUB_PREFIX):
         return _from_hub(entry, languages)
     path = folder / entry.path
-    file = LocalFile(path=path, shown=_shown(entry), languages=languages)
+    file = LocalFile(path=path, shown=shown_path(entry), languages=languages)
     with named_faults(file):
         path.stat()
     return markdown_in(path, file.shown, languages) if path.is_dir() else (file,)
 
 
-def _shown(entry: DataFile) -> str:
+def shown_path(entry: DataFile) -> str:
     """The entry's path; of a path from the root only the last part, for it ends up in what is published."""
     return Path(entry.path).name if entry.path.startswith("/") else entry.path
 
@@ -64,9 +64,9 @@ def measure(card: DataCard, entry: DataFile, folder: Path) -> Figures:
 
 def hash_entry(entry: DataFile, files: tuple[LocalFile, ...]) -> FileHash:
     """Size and hash of an entry: of the file itself, or over all files of a folder or snapshot."""
-    if len(files) == 1 and files[0].shown == _shown(entry):
+    if len(files) == 1 and files[0].shown == shown_path(entry):
         return hash_file(files[0])
-    return hash_many(files, _shown(entry))
+    return hash_many(files, shown_path(entry))
 
 
 def _from_hub(entry: DataFile, languages: tuple[str, ...]) -> tuple[LocalFile, ...]:
