@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -47,7 +47,12 @@ class BaseRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSetRecord:
-    """One data card as it was read: rows, tokens, what was dropped and why."""
+    """One data card as it was read: what it states, rows, tokens, what was dropped and why.
+
+    ``compared`` says of each statement of the card how it was held against a measurement, or why it was not;
+    ``documents`` are the licence's evidence and the letter of permission, by hash; ``outputs_of`` licences of models
+    that wrote the data and whose duties go along with what they wrote.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     card_id: str
@@ -65,6 +70,28 @@ class DataSetRecord:
     supervised_tokens: int
     share_asked: float | None
     share_reached: float
+    basis: str = "licence"
+    attribution: str | None = None
+    commercial: str = "unknown"
+    territory: tuple[str, ...] = ()
+    sensitivity: str = "internal"
+    allowed_regions: tuple[str, ...] = ()
+    export: bool = False
+    synthetic_share: float = 0.0
+    outputs_of: tuple[str, ...] = ()
+    documents: dict[str, FileHash] = field(default_factory=dict)
+    compared: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A refusal of the licence check that a person answers for: its id, what it said, who, why."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    refusal: str
+    question: str
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +100,7 @@ class DataReport:
 
     ``overlap_dropped`` counts documents dropped for sharing text with a held-out set (None: it was not looked for);
     ``masked`` counts personal data and secrets replaced by placeholders, by kind.
+    ``decisions`` are refusals that people answer for, ``open_questions`` what the policy ``advisory`` let pass.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -95,6 +123,9 @@ class DataReport:
     curated: bool = False
     overlap_dropped: int | None = None
     masked: dict[str, int] = field(default_factory=dict)
+    licence_policy: Literal["strict", "advisory"] = "strict"
+    decisions: tuple[Decision, ...] = ()
+    open_questions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
