@@ -1,4 +1,4 @@
-"""The two charts of the report as inline SVG: loss over steps, bits per byte before and after."""
+"""The charts of the report as inline SVG: loss over steps, bits per byte before and after, rows through the gate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ MOST_POINTS = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 16, 44
 _LOSS_HEIGHT = 300
 _BAR, _GROUP = 22, 104
+_NAMES, _COUNTS, _ROW = 150, 170, 30
+_THINNEST = 4.0
+"""Width of a bar for rows that went, however few of millions they are: a step that drops rows is seen to."""
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -137,3 +140,27 @@ def score_chart(scores: Sequence[TextScore]) -> str:
         for score in scores
     )
     return _svg(len(scores) * _GROUP, "scores", f"Bits per byte before and after: {told}", parts)
+
+
+def gate_chart(steps: Sequence[tuple[str, int, int]]) -> str:
+    """Rows that came to each step of the data gate, those that went there set apart; bars begin at zero.
+
+    Args:
+        steps: name of the step, rows that came, rows dropped.
+    """
+    scale = (WIDTH - _NAMES - _COUNTS) / max(1, *(rows for _, rows, _ in steps))
+    parts = []
+    for at, (name, rows, dropped) in enumerate(steps):
+        y, whole = at * _ROW + 4, rows * scale
+        gone = min(whole, max(_THINNEST, dropped * scale)) if dropped else 0.0
+        words = f"{name}: {rows:,} rows came, {dropped:,} went"
+        parts.append(_text(_NAMES - 10, y + _BAR / 2 + 5, name, anchor="end"))
+        parts.append(
+            f'<g><title>{escape(words)}</title><rect class="bar adapter" x="{_NAMES}" y="{y}" '
+            f'width="{whole - gone:.1f}" height="{_BAR}"/><rect class="bar gone" x="{_NAMES + whole - gone:.1f}" '
+            f'y="{y}" width="{gone:.1f}" height="{_BAR}"/></g>'
+        )
+        count = f"{rows:,}" + (f", {figures.MINUS}{dropped:,}" if dropped else "")
+        parts.append(_text(_NAMES + whole + 8, y + _BAR / 2 + 5, count, anchor="start", kind="value"))
+    told = "; ".join(f"{name} {rows:,}, {dropped:,} went" for name, rows, dropped in steps)
+    return _svg(len(steps) * _ROW, "gate", f"Rows that came to each step: {told}", parts)

@@ -1,12 +1,10 @@
-"""The data gate's report for people: a table for the terminal, a page or a fragment of HTML."""
+"""The data gate's report for people: a table for the terminal, and a page of its own."""
 
 from __future__ import annotations
 
 import io
 import os
 import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -15,44 +13,11 @@ from rich.text import Text
 
 from sovtune import __version__, figures
 from sovtune.data.gate_report import DataGateReport, GateStep
+from sovtune.gate_words import STEP_NAMES, reason_in_words
+from sovtune.report import environment
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_TEMPLATES = Path(__file__).with_name("templates")
-STEP_NAMES = {
-    "read": "Read and decode",
-    "normalise": "Normalise",
-    "language": "Language",
-    "quality": "Quality",
-    "personal_data": "Personal data",
-    "secrets": "Secrets",
-    "contamination": "Held-out text",
-    "duplicates": "Duplicates",
-}
-REASONS = {
-    "not_json": "not JSON",
-    "missing_field": "no field with text",
-    "too_long": "longer than any document",
-    "mojibake": "unreadable after wrong decoding",
-    "visual_order": "Arabic in visual order",
-    "wrong_language": "another language",
-    "wrong_script": "another script",
-    "bad_characters": "unreadable characters",
-    "noise": "noise (does not compress)",
-    "personal_data": "personal data",
-    "secret": "a credential",
-    "contamination": "shares text with held-out data",
-    "exact_duplicate": "the same as another row",
-    "near_duplicate": "nearly the same as another row",
-    "exact_duplicate_of_heldout": "the same as a held-out row",
-    "near_duplicate_of_heldout": "nearly the same as a held-out row",
-}
-
-
-def reason_in_words(reason: str) -> str:
-    """A reason as a person reads it."""
-    return REASONS.get(reason, reason.replace("_", " "))
+GATE_PAGE = "gate.html"
+"""The gate's page in a run folder; it shows text of the data, so it is on no list of what is published."""
 
 
 def report_table(report: DataGateReport, width: int | None = None) -> str:
@@ -137,35 +102,10 @@ def _why(step: GateStep, folder: str) -> str:
     return "\n".join(lines)
 
 
-def gate_fragment(report: DataGateReport) -> str:
-    """The report as an HTML fragment of sections, for a page with the style sheet ``report.css``."""
-    return _render("data_gate.html.jinja", report)
-
-
-def gate_page(report: DataGateReport) -> str:
-    """The report as one HTML file that opens anywhere and loads nothing."""
-    return _render("data_gate_page.html.jinja", report)
-
-
-def _render(template: str, report: DataGateReport) -> str:
+def gate_page(gate: DataGateReport) -> str:
+    """The record as one HTML file that opens anywhere and loads nothing; it shows examples of rows that went."""
     return (
-        _environment()
-        .get_template(template)
-        .render(report=report, step_names=STEP_NAMES, words=reason_in_words, spoken_in=figures.spoken_in,
-                version=__version__)
-    )  # fmt: skip
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=lambda value: figures.visible(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        environment()
+        .get_template("data_gate_page.html.jinja")
+        .render(gate=gate, shows_text=True, tokens={}, version=__version__)
     )
-    environment.filters.update(figures.FILTERS)
-    return environment

@@ -10,12 +10,15 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from sovtune.errors import UsageError
+from sovtune.data.card import load_card
+from sovtune.data.gate_report import DataGateReport
+from sovtune.errors import CardError, UsageError
 from sovtune.recipe import Recipe
 from sovtune.records import BaseRecord, DataReport, EvalReport, Plan, TrainReport, from_json
 from sovtune.runs import LOCK, RunFolder
 
 METRICS = "metrics.jsonl"
+GATE = "gate.json"
 HUB_PREFIX = "hub:"
 LANGUAGE_FLOOR = 0.01
 """A language below this share of the training tokens is not claimed in the card."""
@@ -38,7 +41,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One run: what was asked (recipe) and what was recorded; ``lock_sha256`` is of the lock file's bytes."""
+    """One run: what was asked (recipe) and what was recorded; ``lock_sha256`` is of the lock file's bytes.
+
+    ``gate`` is what the data gate did, None when the data did not go through it. ``text_may_go_out``: every data card
+    allows its text in a page that is published with the adapter.
+    """
 
     recipe: Recipe
     base: BaseRecord
@@ -48,6 +55,8 @@ class Evidence:
     plan: Plan | None
     steps: tuple[Step, ...]
     lock_sha256: str
+    gate: DataGateReport | None = None
+    text_may_go_out: bool = False
 
     @property
     def name(self) -> str:
@@ -92,6 +101,25 @@ def _steps(path: Path) -> tuple[Step, ...]:
     )
 
 
+def _gate(path: Path, data: DataReport) -> DataGateReport | None:
+    """The gate's record; one that lies there from data that went through it earlier is not this run's."""
+    if not data.curated or not path.is_file():
+        return None
+    return from_json(DataGateReport, path.read_text(encoding="utf-8"), where=path.name)
+
+
+def _text_may_go_out(recipe: Recipe) -> bool:
+    """Whether all cards say: public, and to be passed on. A card that cannot be read any more does not say so."""
+    for source in recipe.data:
+        try:
+            card = load_card(Path(source.card)).card
+        except CardError:
+            return False
+        if card.sensitivity != "public" or card.rights.redistribution != "yes":
+            return False
+    return True
+
+
 def read_evidence(run_dir: Path, recipe: Recipe) -> Evidence:
     """Read every record that card and report state facts from.
 
@@ -106,13 +134,17 @@ def read_evidence(run_dir: Path, recipe: Recipe) -> Evidence:
     lock = run_dir / LOCK
     if not lock.is_file():
         raise UsageError(f"there is no {LOCK}, so this is no run of sovtune", where=str(run_dir))
+    data = folder.need("data", DataReport)
+    gate = _gate(run_dir / GATE, data)
     return Evidence(
         recipe=recipe,
         base=folder.need("base", BaseRecord),
-        data=folder.need("data", DataReport),
+        data=data,
         train=folder.need("train", TrainReport),
         evaluation=folder.need("evaluate", EvalReport),
         plan=folder.load("plan", Plan),
         steps=_steps(run_dir / METRICS),
         lock_sha256=hashlib.sha256(lock.read_bytes()).hexdigest(),
+        gate=gate,
+        text_may_go_out=gate is not None and _text_may_go_out(recipe),
     )

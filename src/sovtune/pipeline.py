@@ -21,6 +21,7 @@ from sovtune.records import (
     Plan,
     PublishReceipt,
     TrainReport,
+    from_json,
 )
 from sovtune.runs import RunFolder, open_run, write_atomic
 
@@ -120,9 +121,20 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
     folder.save("data", data.report)
     gate = data.rows_file.with_name(GATE)
     if gate.is_file():
-        write_atomic(folder.path / GATE, gate.read_text(encoding="utf-8"))
+        _show_gate(folder.path, gate.read_text(encoding="utf-8"), report)
     fingerprint = hashlib.sha256(lock.encode()).hexdigest()
     return _State(recipe, base, data, folder, fingerprint, options, report)
+
+
+def _show_gate(run_dir: Path, text: str, report: Reporter) -> None:
+    """What the data gate did, into the run folder: the record, and a page for people that is never published."""
+    from sovtune.data.gate_report import DataGateReport
+    from sovtune.data.prepare import GATE
+    from sovtune.data_view import GATE_PAGE, gate_page
+
+    write_atomic(run_dir / GATE, text)
+    write_atomic(run_dir / GATE_PAGE, gate_page(from_json(DataGateReport, text, where=GATE)))
+    report.say(f"what the data gate did, with examples: {run_dir / GATE_PAGE}")
 
 
 def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:

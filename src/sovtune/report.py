@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovtune import __version__, figures, findings
-from sovtune.charts import loss_chart, score_chart
+from sovtune.charts import gate_chart, loss_chart, score_chart
 from sovtune.evidence import Evidence, read_evidence
-from sovtune.licences import obligations, parse_expression
+from sovtune.gate_words import STEP_NAMES, reason_in_words
+from sovtune.licences import parse_expression
 from sovtune.recipe import Recipe
 from sovtune.runs import write_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+
+    from sovtune.data.gate_report import DataGateReport
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -33,11 +37,19 @@ def _drawn(svg: str) -> Markup:
     return Markup(svg)  # noqa: S704
 
 
+def _gate_drawn(gate: DataGateReport) -> Markup:
+    """The rows through the gate as a chart."""
+    return _drawn(
+        gate_chart([(STEP_NAMES[step.name], step.rows, sum(step.dropped.values())) for step in gate.steps])
+    )
+
+
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of pages: text is escaped, control characters are shown, an unknown name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    pages = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         finalize=_printable,
@@ -46,8 +58,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(figures.FILTERS)
-    return environment
+    pages.filters.update(figures.FILTERS)
+    pages.globals.update(
+        spoken_in=figures.spoken_in,
+        step_names=STEP_NAMES,
+        reason_in_words=reason_in_words,
+        gate_chart=_gate_drawn,
+    )
+    return pages
 
 
 def render_report(evidence: Evidence) -> str:
@@ -58,7 +76,7 @@ def render_report(evidence: Evidence) -> str:
     """
     recipe, evaluation = evidence.recipe, evidence.evaluation
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             recipe=recipe,
@@ -73,17 +91,26 @@ def render_report(evidence: Evidence) -> str:
             gate_sentence=findings.gate_sentence(evidence),
             gates_hold=all(gate.passed for gate in evaluation.gates),
             limitations=[*recipe.card.limitations, *findings.limitations(evidence)],
-            obligations=obligations(recipe.base.licence, evidence.data_licences).items,
-            open_questions=findings.licence_problems(evidence),
+            obligations=findings.result_obligations(evidence),
             licence=parse_expression(recipe.card.licence),
             origin=findings.origin(evidence.base),
             scores_svg=_drawn(score_chart(evaluation.scores)) if evaluation.scores else None,
             loss_svg=_drawn(loss_chart(evidence.steps)) if evidence.steps else None,
-            spoken_in=figures.spoken_in,
+            gate=evidence.gate,
+            shows_text=evidence.text_may_go_out,
+            tokens=_tokens_by_language(evidence),
             not_measured=figures.NOT_MEASURED,
             version=__version__,
         )
     )
+
+
+def _tokens_by_language(evidence: Evidence) -> dict[str, float]:
+    """Share of the training tokens by language, without script and region."""
+    shares: dict[str, float] = defaultdict(float)
+    for tag, share in evidence.language_shares():
+        shares[figures.primary(tag)] += share
+    return dict(shares)
 
 
 def write_report(run_dir: Path, recipe: Recipe) -> Path:

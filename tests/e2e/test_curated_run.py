@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cli_runs import ANSWERS, sovtune, write_card, write_project
+from sovtune.release import FROM_RUN
 
 # Made-up numbers that pass the check rules; they belong to nobody.
 PHONE = "010-2345-6789"
@@ -78,6 +79,7 @@ def test_masked_values_reach_neither_tokens_nor_records(project):
         *run_dir.glob("*.json"),
         run_dir / "README.md",
         run_dir / "report.html",
+        run_dir / "gate.html",
         *folder.glob("home/gate/**/*"),
     ]:
         if path.is_file():
@@ -93,6 +95,19 @@ def test_the_model_card_says_what_the_gate_did(project):
     )
     assert "1 training documents with a hit were left out" in text
     assert "phone 1" in text
+
+
+def test_the_gates_page_shows_examples_and_the_published_report_does_not(project):
+    """The test cards do not say that their data is public, and report.html goes along when an adapter is published."""
+    _, run_dir, done = project
+    page = (run_dir / "gate.html").read_text(encoding="utf-8")
+    report = (run_dir / "report.html").read_text(encoding="utf-8")
+    for text in (page, report):
+        assert "7 rows came in" in text and "4 stayed" in text and "another language" in text
+    assert "What is the weather like in the north" in page
+    assert "What is the weather like in the north" not in report
+    assert "gate.html" in done.stderr
+    assert "gate.html" not in FROM_RUN
 
 
 def test_an_edited_held_out_set_makes_the_data_anew(project):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
-from run_records import make_evidence, make_recipe, write_run
+from run_records import make_evidence, make_gate, make_recipe, write_run
 
+from sovtune.data_view import gate_page
 from sovtune.report import write_report
 
 CHROMIUM = next(
@@ -30,11 +31,11 @@ WIDTH, HEIGHT = 620, 700
 Colour = tuple[int, int, int]
 
 
-def pixels(png: bytes) -> Counter[Colour]:
+def pixels(png: bytes, high: int) -> Counter[Colour]:
     """How often each colour stands in an 8-bit RGB or RGBA PNG (the format needs no library)."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
-    assert (width, height, depth) == (WIDTH, HEIGHT, 8)
+    assert (width, height, depth) == (WIDTH, high, 8)
     step = {2: 3, 6: 4}[kind]
     packed, at = b"", 8
     while at < len(png):
@@ -72,18 +73,18 @@ def unfilter(kind: int, line: bytes, above: bytearray, step: int) -> bytearray:
     return out
 
 
-def browse(page: Path, *flags: str) -> tuple[Counter[Colour], list[str]]:
+def browse(page: Path, *flags: str, height: int = HEIGHT) -> tuple[Counter[Colour], list[str]]:
     """Colours of a screenshot, and the lines a page left on the console."""
     picture = page.with_suffix(".png")
     profile = page.parent / f"profile-{page.stem}"
     shutil.rmtree(profile, ignore_errors=True)
     command = [
-        str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}",
+        str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={profile}", f"--window-size={WIDTH},{height}",
         f"--screenshot={picture}", page.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return pixels(picture.read_bytes()), console
+    return pixels(picture.read_bytes(), height), console
 
 
 def rgb(code: str) -> Colour:
@@ -108,6 +109,17 @@ def test_the_report_draws_in_light_and_dark_without_console_errors(report: Path)
     assert console == []
     assert dark[rgb("#2dbdb0")] > 2000
     assert dark[rgb("#12161c")] > 10_000
+
+
+@needs_browser
+def test_what_the_gate_did_draws_in_light_and_dark(tmp_path: Path) -> None:
+    page = tmp_path / "gate.html"
+    page.write_text(gate_page(make_gate()), encoding="utf-8")
+    for flags, kept, gone in (((), "#0f766e", "#a61e2c"), ((DARK,), "#2dbdb0", "#ff9aa4")):
+        drawn, console = browse(page, *flags, height=1400)
+        assert console == []
+        assert drawn[rgb(kept)] > 20_000, "eight bars of rows"
+        assert drawn[rgb(gone)] > 40, "the thin ends that stand for rows that went"
 
 
 @needs_browser

@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sovtune.evidence import METRICS, Evidence, Step
+from sovtune.data.gate_report import DataGateReport, GateExample, GateInput, GateStep, HeldOutSet
+from sovtune.evidence import GATE, METRICS, Evidence, Step
 from sovtune.recipe import Recipe
 from sovtune.records import (
     BaseRecord,
@@ -19,6 +20,7 @@ from sovtune.records import (
     SampleAnswer,
     TextScore,
     TrainReport,
+    to_json,
 )
 from sovtune.runs import LOCK, RunFolder
 
@@ -263,6 +265,75 @@ def make_evaluation(**changes: Any) -> EvalReport:
     return replace(record, **changes)
 
 
+def make_gate(**changes: Any) -> DataGateReport:
+    """Two cards, Korean and Arabic; eight rows went, for four reasons."""
+    steps = {
+        "read": ({}, {"not_json": 1}, {"not_json": (("ko/train.jsonl:7", "", "not JSON: line cut short"),)}),
+        "normalise": ({"nfc": 40, "tatweel": 12}, {}, {}),
+        "language": (
+            {},
+            {"wrong_language": 3},
+            {
+                "wrong_language": (
+                    ("ko/train.jsonl:11", "The weather in the north is cold and dry today.", "en 100 %"),
+                    ("ar/train.txt.gz:4", "هوای شمال کشور امروز سرد و خشک است و باد می‌وزد.", "fa 98 %, ar 2 %"),
+                )
+            },
+        ),
+        "quality": ({}, {}, {}),
+        "secrets": ({"api_key": 1}, {}, {}),
+        "personal_data": ({"phone": 9}, {}, {}),
+        "contamination": (
+            {},
+            {"contamination": 1},
+            {"contamination": (("ko/train.jsonl:19", "담당자 <전화번호> 에게 물어보세요. 김장 이야기", ""),)},
+        ),
+        "duplicates": (
+            {},
+            {"near_duplicate": 3},
+            {"near_duplicate": (("ar/train.txt.gz:9", "تُعلن البلدية عن مواعيد جمع النفايات (الجديدة).", "97% like ar/train.txt.gz:2"),)},
+        ),
+    }  # fmt: skip
+    left, records = 400, []
+    for name, (changes_made, dropped, examples) in steps.items():
+        records.append(
+            GateStep(
+                name=name,
+                rows=left,
+                changed=sum(changes_made.values()),
+                changes=changes_made,
+                dropped=dropped,
+                examples={
+                    reason: tuple(
+                        GateExample(where=where, text=text, note=note) for where, text, note in shown
+                    )
+                    for reason, shown in examples.items()
+                },
+                bytes=250_000,
+                seconds=1.25,
+            )
+        )
+        left -= sum(dropped.values())
+    record = DataGateReport(
+        language="ko",
+        candidates=("ko", "ar", "en"),
+        settings={"personal data": "mask", "secrets": "mask", "quality": "fixed limits"},
+        inputs=(
+            GateInput(file="ko/train.jsonl", card="ko", bytes=251_318, sha256=sha("c"), rows=336, kept=332,
+                      codecs={"utf-8": 330, "cp949": 6}, letters={"ko": 900.0, "en": 100.0}, found={"phone": 9}),
+            GateInput(file="ar/train.txt.gz", card="ar", bytes=20_000, sha256=sha("d"), rows=64, kept=60,
+                      codecs={"cp1256": 64}, letters={"ar": 100.0}, found={}),
+        ),
+        rows=400, kept=left, bytes_read=251_000, bytes_kept=240_000, steps=tuple(records),
+        personal_data={"phone": 9, "api_key": 1},
+        languages_before={"ko": 0.8, "ar": 0.15, "en": 0.05}, languages_after={"ko": 0.84, "ar": 0.16},
+        limits={"min_length": 20.0, "repetition": 0.45},
+        held_out=(HeldOutSet(name="held-ko/held-ko.jsonl", texts=63, too_short=2, hits=1),),
+        seconds=6.5, workers=2, shards=3, shards_reused=1,
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
 def make_plan(**changes: Any) -> Plan:
     """Close to what came out."""
     record = Plan(
@@ -321,6 +392,8 @@ def write_run(run_dir: Path, evidence: Evidence) -> Path:
     folder.save("evaluate", evidence.evaluation)
     if evidence.plan is not None:
         folder.save("plan", evidence.plan)
+    if evidence.gate is not None:
+        (run_dir / GATE).write_text(to_json(evidence.gate), encoding="utf-8")
     lines = [json.dumps(asdict(step)) + "\n" for step in evidence.steps]
     (run_dir / METRICS).write_text("".join(lines), encoding="utf-8")
     (run_dir / LOCK).write_text("name: quickstart-ko\n", encoding="utf-8")

@@ -37,7 +37,7 @@ ROOMS = {
     "model": ("model",),
     "train": ("train", "train.*"),
     "evaluate": ("evaluate", "evaluate.*"),
-    "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report"),
+    "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
     "doctor": ("doctor", "device_checks"),
     "commands": ("pipeline", "check", "preview", "summary", "*_command", "data_view"),
@@ -82,6 +82,9 @@ BETWEEN_STAGES = {
     ("evaluate.compare", "data.document"): "held-out text stands behind data cards too",
     ("evaluate.compare", "data.sources"): "held-out text stands behind data cards too",
     ("evaluate.compare", "data.template"): "held-out text is rendered as training text is",
+    ("evidence", "data.card"): "whether text of the data may stand in a published page is for its cards to say",
+    ("evidence", "data.gate_report"): "what the data gate did is a record of the run like the others",
+    ("report", "data.gate_report"): "what the data gate did is a record of the run like the others",
 }
 """Arrows that MAY_USE forbids, each with its reason."""
 
@@ -92,7 +95,7 @@ HOMES = {
     "ftfy": "data.mojibake",
     "httpx2": "base publish publish_line",
     "huggingface_hub": "base publish publish_line card_header data.entries",
-    "jinja2": "card report data.chat data_view",
+    "jinja2": "card report data.chat",
     "license_expression": "licences",
     "markupsafe": "card report",
     "numpy": "data.* evaluate.*",
@@ -127,7 +130,11 @@ COMES_WITH = {"markupsafe": "jinja2", "pydantic-core": "pydantic"}
 NEEDED_BY_OTHERS = {
     "accelerate": "transformers' Trainer",
     "gguf": "transformers, to read GGUF files",
+    "mlflow": "transformers' Trainer, when a recipe names it as a tracker",
     "safetensors": "transformers and peft, to read and write weights",
+    "tensorboard": "transformers' Trainer, when a recipe names it as a tracker",
+    "trackio": "transformers' Trainer, when a recipe names it as a tracker",
+    "wandb": "transformers' Trainer, when a recipe names it as a tracker",
     "zstandard": "datasets, to read .zst files of a Hub data set",
 }
 """Dependencies that no module of ours imports, and who does."""

@@ -14,6 +14,7 @@ from run_records import (
     make_data,
     make_evaluation,
     make_evidence,
+    make_gate,
     make_recipe,
     make_score,
     make_steps,
@@ -21,8 +22,10 @@ from run_records import (
     write_run,
 )
 
-from sovtune.charts import MOST_POINTS, loss_chart, score_chart, ticks
+from sovtune.charts import MOST_POINTS, gate_chart, loss_chart, score_chart, ticks
+from sovtune.data_view import gate_page
 from sovtune.errors import UsageError
+from sovtune.evidence import read_evidence
 from sovtune.figures import change, duration, known_languages, language_name, number, size, spoken_in
 from sovtune.records import GateResult, SampleAnswer
 from sovtune.report import render_report, write_report
@@ -192,6 +195,122 @@ def test_write_report_is_atomic_and_needs_the_records(tmp_path: Path) -> None:
     (run_dir / "train.json").unlink()
     with pytest.raises(UsageError, match="train"):
         write_report(run_dir, evidence.recipe)
+
+
+SHOWN = [
+    "392 stayed", "cp949 6", "Korean 90.0 %, English 10.0 %", "phone 9, api key 1", "not JSON</strong> 1",
+    "nearly the same as another row</strong> 3", "tatweel 12", "min length 20", "63 texts, 1 row overlapped",
+    "2 texts are too short", "Policy: personal data mask", "Letters before", "84.0 %", "3 parts (1 found finished)",
+]  # fmt: skip
+
+
+def test_report_and_gate_page_share_what_the_gate_did() -> None:
+    gate = make_gate()
+    report = render_report(make_evidence(gate=gate, text_may_go_out=True))
+    page = gate_page(gate)
+    for text in (report, page):
+        assert [words for words in SHOWN if words not in text] == []
+        parsed = Page(text)
+        assert parsed.faults == []
+        arabic = [attrs for tag, attrs in parsed.elements if tag == "div" and attrs.get("class") == "answer"]
+        assert len([attrs for attrs in arabic if attrs.get("dir") == "auto"]) >= 5
+        assert "تُعلن البلدية" in text and "97% like ar/train.txt.gz:2" in text
+        assert not re.search(r'(?:src|href)="', text)
+    assert "Tokens after" in report
+    assert "Tokens after" not in page, "nothing was tokenised there"
+
+
+def test_a_report_without_the_gate_says_nothing_of_it() -> None:
+    assert "Data gate" not in render_report(make_evidence())
+
+
+def test_text_of_the_data_stays_out_of_a_page_that_is_published_unless_every_card_allows_it() -> None:
+    gate = make_gate()
+    texts = [
+        shown.text for step in gate.steps for group in step.examples.values() for shown in group if shown.text
+    ]
+    assert len(texts) == 4
+    closed = render_report(make_evidence(gate=gate))
+    assert not [text for text in texts if text in closed]
+    assert "another language: 3 rows" in closed and "<code>gate.html</code>" in closed
+    # What is escaped in the page is the same text.
+    opened = render_report(make_evidence(gate=gate, text_may_go_out=True))
+    assert all(text.split("<")[0] in opened for text in texts)
+
+
+CARD = """\
+schema_version: 1
+id: {id}
+version: "1"
+title: t
+files: [{{path: x.jsonl, sha256: {sha}, rows: 1}}]
+languages: [{{tag: ko, share: 1.0}}]
+licence: {{expression: CC0-1.0}}
+rights: {{basis: own-work, training: yes, redistribution: {passed_on}}}
+sources: [{{kind: own, name: n}}]
+personal_data: {{contains: none}}
+sensitivity: {sensitivity}
+annotation: {{by: us}}
+contact: us
+"""
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "passed_on", "expected"),
+    [
+        ("public", "yes", True),
+        ("internal", "yes", False),
+        ("public", "unknown", False),
+        ("public", None, False),
+    ],
+)
+def test_cards_decide_whether_examples_are_shown(
+    tmp_path: Path, sensitivity: str, passed_on: str | None, expected: bool
+) -> None:
+    for name in ("ko", "en"):
+        told = ("public", "yes") if name == "ko" else (sensitivity, passed_on)
+        if told[1] is not None:  # None: the card is gone
+            values = {"id": name, "sha": "a" * 64, "sensitivity": told[0], "passed_on": told[1]}
+            (tmp_path / f"{name}.yaml").write_text(CARD.format(**values), encoding="utf-8")
+    sources = [{"card": str(tmp_path / f"{name}.yaml")} for name in ("ko", "en")]
+    recipe = make_recipe(data=sources)
+    evidence = make_evidence(recipe, gate=make_gate(), data=make_data(curated=True))
+    read = read_evidence(write_run(tmp_path / "run", evidence), recipe)
+    assert read.gate == evidence.gate
+    assert read.text_may_go_out is expected
+
+
+def test_a_record_of_an_earlier_gate_is_not_this_runs(tmp_path: Path) -> None:
+    evidence = make_evidence(gate=make_gate(), data=make_data(curated=False))
+    assert read_evidence(write_run(tmp_path, evidence), evidence.recipe).gate is None
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_hostile_examples_stay_text(words: str) -> None:
+    gate = make_gate()
+    last = gate.steps[-1]
+    examples = {
+        "near_duplicate": (replace(last.examples["near_duplicate"][0], text=words, where=words, note=words),)
+    }
+    gate = replace(gate, steps=(*gate.steps[:-1], replace(last, examples=examples)))
+    page = Page(gate_page(gate))
+    assert page.faults == []
+    assert not page.all("script") and not page.all("img")
+
+
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 1)), min_size=1, max_size=8))
+def test_rows_through_the_gate_are_in_proportion_and_inside_the_chart(steps: list[tuple[int, float]]) -> None:
+    drawn = ElementTree.fromstring(
+        gate_chart([(f"step {at}", rows, int(rows * part)) for at, (rows, part) in enumerate(steps)])
+    )
+    groups = drawn.findall(".//g")
+    most = max(rows for rows, _ in steps)
+    for (rows, part), group in zip(steps, groups, strict=True):
+        kept, gone = (float(bar.get("width", "nan")) for bar in group.findall("rect"))
+        assert kept >= -0.05 and gone >= 0
+        assert (gone > 0) == (int(rows * part) > 0 and rows / max(most, 1) * 440 > 0.05)
+        assert kept + gone == pytest.approx(rows / max(most, 1) * 440, abs=0.11)
 
 
 @settings(max_examples=50, derandomize=True, deadline=None)
