@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import shutil
@@ -22,9 +23,14 @@ from sovtune.errors import EnvironmentFault, RunInterrupted, TrainingDiverged
 from sovtune.fastpath.loss import next_token_loss
 from sovtune.model import LoadedModel, save_adapter
 from sovtune.recipe import Recipe
+from sovtune.recipe_preference import preference_settings
+from sovtune.recipe_train import Train
 from sovtune.train import checkpoints
+from sovtune.train.objective import document_lengths, logits_loss, noise_on_embeddings
+from sovtune.train.optimizer import lora_plus_groups
+from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
-from sovtune.train.settings import trainer_settings
+from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
 CHECKPOINTS = "checkpoints"
@@ -44,6 +50,7 @@ class TrainJob:
     run_dir: Path
     fingerprint: str
     progress: Progress
+    tick: Tick = lambda what, done, of: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +68,13 @@ class TrainOutcome:
 class Trainer(SFTTrainer):  # type: ignore[misc]
     """TRL's trainer with our loss: sums over supervised tokens divided by those of the whole step."""
 
-    def __init__(self, *, fast: bool, counts: StepCounts, **kwargs: Any):
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, *, fast: bool, counts: StepCounts, train: Train, **kwargs: Any):
         super().__init__(**kwargs)
         self.fast = fast
         self.counts = counts
+        self.train_section = train
         # Our loss divides by the tokens of the whole step itself; the trainer must not divide by micro-batches again.
         self.model_accepts_loss_kwargs = True
 
@@ -80,12 +90,25 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         """Mean next-token loss in nats over the step's supervised tokens (this micro-batch's part of it)."""
+        alpha = self.train_section.finer.neftune
+        if alpha is None:
+            return self._token_loss(model, inputs, num_items_in_batch)
+        embedding = self.accelerator.unwrap_model(model).get_input_embeddings()
+        with noise_on_embeddings(embedding, document_lengths(inputs), alpha):
+            return self._token_loss(model, inputs, num_items_in_batch)
+
+    def _token_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | None) -> Tensor:
         labels = inputs["labels"]
         supervised = int((labels != -100).sum())
         total = float(num_items_in_batch) if num_items_in_batch is not None else float(max(supervised, 1))
         self.counts.supervised += supervised
+        smoothing, z_weight = self.train_section.finer.label_smoothing, self.train_section.finer.z_loss
         if not self.fast:
             self.counts.tokens += int(inputs["attention_mask"].sum())
+            if smoothing or z_weight:
+                ids = {name: value for name, value in inputs.items() if name != "labels"}
+                logits = model(**ids, use_cache=False).logits
+                return logits_loss(logits, labels, smoothing=smoothing, z_weight=z_weight) / total
             loss: Tensor = model(**inputs, num_items_in_batch=total, use_cache=False).loss
             return loss
         self.counts.tokens += labels.numel()
@@ -96,7 +119,28 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             document_bounds=inputs["document_bounds"],
             use_cache=False,
         ).last_hidden_state
-        return next_token_loss(hidden, base.get_output_embeddings().weight, labels) / total
+        head = base.get_output_embeddings().weight
+        return next_token_loss(hidden, head, labels, smoothing=smoothing, z_weight=z_weight) / total
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """DoRA's magnitudes are lengths of whole weight rows: decay would shrink the base itself."""
+        return [name for name in super().get_decay_parameter_names(model) if "magnitude" not in name]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over all that is trained; with LoRA+ in groups of two rates."""
+        ratio = self.train_section.finer.lora_plus
+        if self.optimizer is None and ratio is not None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = lora_plus_groups(
+                self.model.named_parameters(),
+                self.get_decay_parameter_names(self.model),
+                rate=self.args.learning_rate,
+                ratio=ratio,
+                decay=self.args.weight_decay,
+            )
+            self.optimizer = kind(groups, **settings)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card from the trainer: sovtune writes it from the records."""
@@ -159,6 +203,8 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
 
 
 def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watch) -> Trainer:
+    check_settings(job.recipe, loaded.device)
+    os.environ.update(tracker_environment(job.recipe, job.run_dir))
     settings = trainer_settings(
         job.recipe,
         steps=job.steps,
@@ -169,16 +215,24 @@ def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watc
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(job.tokenizer_folder), local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    trainer = Trainer(
-        fast=loaded.fast,
-        counts=counts,
-        model=loaded.model,
-        args=SFTConfig(**settings),
-        train_dataset=job.rows,
-        data_collator=FlatCollator() if loaded.fast else PaddedCollator(tokenizer.pad_token_id or 0),
-        processing_class=tokenizer,
-        callbacks=[watch],
-    )
+    common: dict[str, Any] = {
+        "fast": loaded.fast,
+        "counts": counts,
+        "train": job.recipe.train,
+        "model": loaded.model,
+        "args": SFTConfig(**settings),
+        "train_dataset": job.rows,
+        "data_collator": FlatCollator() if loaded.fast else PaddedCollator(tokenizer.pad_token_id or 0),
+        "processing_class": tokenizer,
+        "callbacks": [watch],
+    }
+    preference = preference_settings(job.recipe)
+    if preference is None:
+        trainer = Trainer(**common)
+    else:
+        from sovtune.train.judged_trainer import judged_trainer  # it builds on this module
+
+        trainer = judged_trainer(job, loaded, preference, common)
     trainer.remove_callback(PrinterCallback)  # the watch reports; stdout belongs to results
     # TRL casts the adapter of a quantised base to bf16; AdamW in bf16 loses small updates.
     for parameter in loaded.model.parameters():

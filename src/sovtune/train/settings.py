@@ -2,12 +2,78 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from sovtune.errors import EnvironmentFault
 from sovtune.recipe import Recipe
+from sovtune.recipe_train import WSD_DECAY
 
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+    "wsd": "warmup_stable_decay",
+}
 """Names of ours -> names of transformers' schedulers; warm-up is linear in all of them."""
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw8bit": "paged_adamw_8bit"}
+"""Names of ours -> names of transformers' optimizers."""
+TRACKER_HOMES = "trackers"
+"""Folder of a run below which trackers keep their files."""
+
+
+def check_settings(recipe: Recipe, device: str) -> None:
+    """Refuse what this machine cannot do, before anything is loaded.
+
+    Raises:
+        EnvironmentFault: adamw8bit without CUDA, or a tracker whose package is missing.
+    """
+    if recipe.train.finer.optimizer == "adamw8bit" and device != "cuda":
+        raise EnvironmentFault(
+            f"adamw8bit needs a CUDA device, this run is on {device}",
+            where="train.finer.optimizer",
+            why="its paged state lives in GPU memory",
+            fix="write `optimizer: adamw`; on a CPU the adapter's fp32 state is a small part of the memory",
+        )
+    for name in recipe.train.run.trackers:
+        if find_spec(name) is None:
+            raise EnvironmentFault(
+                f"the tracker {name} is not installed",
+                where="train.run.trackers",
+                fix=f'pip install "sovtune[{name}]", or take {name} out of the list; '
+                "metrics.jsonl is written in any case",
+            )
+
+
+def tracker_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
+    """Environment variables that keep every tracker's files in the run folder and off the network."""
+    home = run_dir.absolute() / TRACKER_HOMES
+    settings = {
+        "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(home / "tensorboard")},
+        "mlflow": {
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+            "MLFLOW_EXPERIMENT_NAME": recipe.name,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "HF_MLFLOW_LOG_ARTIFACTS": "false",
+        },
+        "trackio": {
+            "TRACKIO_DIR": str(home / "trackio"),
+            # each of these would send the metrics somewhere else
+            "TRACKIO_SPACE_ID": "",
+            "TRACKIO_SERVER_URL": "",
+            "TRACKIO_BUCKET_ID": "",
+            "TRACKIO_WEBHOOK_URL": "",
+        },
+        "wandb": {
+            "WANDB_MODE": "offline",
+            "WANDB_DIR": str(home),
+            "WANDB_PROJECT": recipe.name,
+            "WANDB_LOG_MODEL": "false",
+            "WANDB_SILENT": "true",
+        },
+    }
+    return {key: value for name in recipe.train.run.trackers for key, value in settings[name].items()}
 
 
 def trainer_settings(
@@ -17,8 +83,11 @@ def trainer_settings(
 
     Data reaches the trainer finished (ids and labels), so everything that would prepare, truncate, pack or reorder
     it is off. bf16 autocast stays off too: the model has its dtype already, and PEFT would copy weights to fp32.
+    Only ``full`` needs it: its weights are fp32, because AdamW in bf16 loses small updates.
     """
     train = recipe.train
+    warmup_steps = round(train.warmup * steps)
+    mixed = recipe.adapter.kind == "full" and recipe.base.quantisation.compute == "bfloat16"
     micro_rows = min(train.run.micro_rows or 1, rows_per_step)
     return {
         "output_dir": output_dir,
@@ -27,13 +96,14 @@ def trainer_settings(
         "gradient_accumulation_steps": max(1, rows_per_step // micro_rows),
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": SCHEDULES[train.schedule],
-        "warmup_steps": round(train.warmup * steps),
+        "lr_scheduler_kwargs": _fall(recipe, steps, warmup_steps) if train.schedule == "wsd" else None,
+        "warmup_steps": warmup_steps,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.clip,
-        "optim": "adamw_torch_fused",
+        "optim": OPTIMIZERS[train.finer.optimizer],
         "seed": recipe.seed,
         "data_seed": recipe.seed,
-        "bf16": False,
+        "bf16": mixed,
         "use_cpu": device == "cpu",
         "activation_checkpointing": train.run.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
@@ -42,7 +112,9 @@ def trainer_settings(
         "save_strategy": "steps",
         "save_steps": train.run.checkpoint_steps,
         "save_total_limit": None,
-        "report_to": "none",
+        "report_to": list(train.run.trackers) or "none",
+        "run_name": recipe.name,
+        "project": recipe.name,
         "push_to_hub": False,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
@@ -51,4 +123,13 @@ def trainer_settings(
         "max_length": None,
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+
+
+def _fall(recipe: Recipe, steps: int, warmup_steps: int) -> dict[str, Any]:
+    """The falling part of wsd: a straight line to 0 over the last share of the steps."""
+    share = WSD_DECAY if recipe.train.finer.decay is None else recipe.train.finer.decay
+    return {
+        "num_decay_steps": min(max(1, round(share * steps)), steps - warmup_steps),
+        "decay_type": "linear",
     }
