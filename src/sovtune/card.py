@@ -19,7 +19,7 @@ from sovtune.card_header import header_text, make_header
 from sovtune.card_lint import lint
 from sovtune.errors import LicenceRefused, UsageError
 from sovtune.evidence import HUB_PREFIX, Evidence, read_evidence
-from sovtune.licences import licence_keys, licence_link, obligations, parse_expression
+from sovtune.licences import licence_keys, licence_link, parse_expression
 from sovtune.recipe import Recipe
 from sovtune.recipe_base import Quantisation
 from sovtune.records import CardReport
@@ -199,12 +199,9 @@ def render_card(evidence: Evidence) -> str:
             verdict=[findings.score_sentence(score) for score in evidence.evaluation.scores],
             gate_sentence=findings.gate_sentence(evidence),
             limitations=[*recipe.card.limitations, *findings.limitations(evidence)],
-            obligations=obligations(recipe.base.licence, evidence.data_licences).items,
+            obligations=findings.result_obligations(evidence),
             licence=parse_expression(recipe.card.licence),
             licence_links={key: licence_link(key) or header.license_link for key in keys},
-            open_questions=[
-                problem for problem in findings.licence_problems(evidence) if not problem.settled
-            ],
             origin=findings.origin(evidence.base),
             pinned=_COMMIT.fullmatch(evidence.base.revision) is not None,
             lang=_lang,
@@ -231,13 +228,14 @@ def _refuse(evidence: Evidence) -> None:
     Raises:
         LicenceRefused: all such promises at once.
     """
-    broken = [problem for problem in findings.licence_problems(evidence) if problem.settled]
+    broken = findings.refused_promises(evidence)
     if broken:
         raise LicenceRefused(
             f"card.licence {evidence.recipe.card.licence} promises more than base and data allow",
             where="card.licence",
-            why="; ".join(problem.message for problem in broken),
-            fix="; ".join(dict.fromkeys(problem.fix for problem in broken)),
+            why="; ".join(f"{problem.message} [{problem.id}]" for problem in broken),
+            fix="; ".join(dict.fromkeys(problem.fix for problem in broken))
+            + "; `sovtune check RECIPE` shows how a person can answer for it",
         )
 
 
@@ -290,7 +288,5 @@ def write_card(run_dir: Path, recipe: Recipe) -> CardReport:
         readme_sha256=hashlib.sha256(text.encode()).hexdigest(),
         report_sha256=hashlib.sha256(report.read_bytes()).hexdigest(),
         licence=parse_expression(recipe.card.licence),
-        obligations=tuple(
-            str(item) for item in obligations(recipe.base.licence, evidence.data_licences).items
-        ),
+        obligations=tuple(str(item) for item in findings.result_obligations(evidence)),
     )

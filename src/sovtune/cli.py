@@ -98,10 +98,13 @@ def check(
     elif result.problems:
         sys.stderr.write("\n".join(str(problem) for problem in result.problems) + "\n")
         sys.stderr.write(f"sovtune: {len(result.problems)} to correct\n")
+        sys.stderr.write(f"  next: {result.ways_out}\n" if result.ways_out else "")
     elif explain:
         print_line("\n".join(result.explained()))
     else:
         print_line(f"{recipe}: ok")
+    if not as_json:
+        sys.stderr.write("".join(f"{remark}\n" for remark in result.remarks()))
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 from sovtune import figures
 from sovtune.evidence import Evidence
+from sovtune.licence_policy import judge
 from sovtune.licence_promises import LicenceProblem, problems
+from sovtune.licences import CardAsks, Obligation, obligations
 from sovtune.records import BaseRecord, TextScore
 
 FEW_DOCUMENTS = 100
 """Below this many documents a held-out set covers few kinds of text, whatever the interval says."""
 
 
-def licence_problems(evidence: Evidence) -> tuple[LicenceProblem, ...]:
-    """Where ``card.licence`` promises more than base and data allow (see ``licence_promises``)."""
+def refused_promises(evidence: Evidence) -> tuple[LicenceProblem, ...]:
+    """Where ``card.licence`` promises more than base and data allow, and nobody answers for it.
+
+    The data stage has asked before (``data.permission``); this is asked again of the records, so that a card can
+    never say more than they do.
+    """
     recipe = evidence.recipe
-    return problems(
+    found = problems(
         recipe.card.licence,
         base_licence=recipe.base.licence,
         data_licences=evidence.data_licences,
         name=evidence.name,
         language=recipe.language,
     )
+    return judge(found, recipe.card.licence_policy, recipe.card.overrides).refused
+
+
+def result_obligations(evidence: Evidence) -> tuple[Obligation, ...]:
+    """What base and data ask of whoever uses or passes on the adapter."""
+    asked = {
+        entry.card_id: CardAsks(
+            attribution=entry.attribution,
+            territory=entry.territory,
+            commercial=entry.commercial != "no",
+            outputs_of=entry.outputs_of,
+        )
+        for entry in evidence.data.datasets
+    }
+    return obligations(evidence.recipe.base.licence, evidence.data_licences, asked).items
 
 
 def score_sentence(score: TextScore) -> str:

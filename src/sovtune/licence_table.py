@@ -8,6 +8,7 @@ This is documentation help, not legal advice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,8 @@ class Terms:
 
     ``share_alike`` lists the licences that a derived work may carry (empty: no such duty); ``carry`` means
     that the licence itself goes along with every derivative; ``names`` are other spellings people write.
+    ``outputs`` says what a model licence asks when another model is trained on what this one wrote: nothing, that
+    its commercial and naming duties go along (bound), or that it is not done (forbidden).
     """
 
     title: str
@@ -32,11 +35,13 @@ class Terms:
     display: str | None = None
     territory_excluded: tuple[str, ...] = ()
     carry: bool = False
+    outputs: Literal["free", "bound", "forbidden"] = "free"
     names: tuple[str, ...] = ()
 
 
 COPY = "keep the licence text and the copyright notices"
 _KOGL = "https://www.kogl.or.kr/info/license.do"
+_MULAN = "https://license.coscl.org.cn/"
 _EU_UK_KR = ("European Union", "United Kingdom", "South Korea")
 
 
@@ -51,6 +56,7 @@ def _llama(version: str, hub: str, link: str) -> Terms:
         name_prefix=None if version == "2" else "Llama",
         display=None if version == "2" else "Built with Llama",
         carry=True,
+        outputs="forbidden" if version in ("2", "3") else "bound",
         names=(hub,),
     )
 
@@ -64,6 +70,103 @@ def _free(
 def _copyleft(title: str, hub: str | None, accepted: tuple[str, ...]) -> Terms:
     return Terms(title=title, hub=hub, share_alike=accepted, attribution=True, notice=COPY)
 
+
+def _open_data(
+    title: str, link: str | None = None, *, hub: str | None = None, notice: str | None = None,
+    names: tuple[str, ...] = (),
+) -> Terms:  # fmt: skip
+    return Terms(title=title, hub=hub, link=link, attribution=True, notice=notice, names=names)
+
+
+def _kogl(kind: str, *, commercial: bool = True, derivatives: bool = True, attribution: bool = True) -> Terms:
+    return Terms(
+        title=f"Korea Open Government License type {kind}",
+        link=_KOGL,
+        commercial=commercial,
+        derivatives=derivatives,
+        attribution=attribution,
+        use_restrictions="type AI opens the work for the training of models only" if kind == "AI" else None,
+        names=(f"KOGL-{kind}", f"KOGL Type {kind}"),
+    )
+
+
+_GOVERNMENT: dict[str, Terms] = {
+    # Korea; types 0 and AI since January 2026. A work marked 2 and AI is written `KOGL-2 OR KOGL-AI`.
+    "LicenseRef-KOGL-0": _kogl("0", attribution=False),
+    "LicenseRef-KOGL-1": _kogl("1"),
+    "LicenseRef-KOGL-2": _kogl("2", commercial=False),
+    "LicenseRef-KOGL-3": _kogl("3", derivatives=False),
+    "LicenseRef-KOGL-4": _kogl("4", commercial=False, derivatives=False),
+    "LicenseRef-KOGL-AI": _kogl("AI", attribution=False),
+    # China has no licence for the whole country: rules of provinces, and the Mulan licences for works
+    "LicenseRef-CN-Public-Data": _open_data(
+        "Public data of China opened without conditions",
+        notice="name the platform and the department the data came from, and when it was fetched",
+        names=("CN-Public-Data", "无条件开放公共数据"),
+    ),
+    "LicenseRef-MulanOWL-BY-1.0": _open_data(
+        "Mulan Open Works License, attribution, version 1", _MULAN, notice=COPY, names=("MulanOWL-BY-1.0",),
+    ),
+    "LicenseRef-MulanOWL-BY-SA-1.0": Terms(
+        title="Mulan Open Works License, attribution and share-alike, version 1", link=_MULAN,
+        share_alike=("LicenseRef-MulanOWL-BY-SA-1.0",), attribution=True, notice=COPY,
+        names=("MulanOWL-BY-SA-1.0",),
+    ),
+    # Japan
+    "LicenseRef-JP-PDL-1.0": _open_data(
+        "Public Data License 1.0 (Japan)",
+        "https://www.digital.go.jp/resources/open_data/public_data_license_v1.0",
+        notice="say when the content was edited, and do not present it as made by the government",
+        names=("PDL-1.0", "JP-PDL-1.0", "公共データ利用規約1.0"),
+    ),
+    "LicenseRef-JP-GSTU-2.0": _open_data(
+        "Government of Japan Standard Terms of Use 2.0", "https://cio.go.jp/policy-opendata",
+        notice="say when the content was edited, and do not present it as made by the government",
+        names=("GSTU-2.0", "政府標準利用規約2.0"),
+    ),
+    # Taiwan, India, Singapore
+    "OGDL-Taiwan-1.0": _open_data(
+        "Taiwan Open Government Data License 1.0", "https://data.gov.tw/license", names=("OGDL",)
+    ),
+    "LicenseRef-GODL-India": _open_data(
+        "Government Open Data License, India (data under NDSAP)",
+        "https://www.data.gov.in/government-open-data-license-india",
+        notice="publish the attribution statement with the address of the data; claim no endorsement",
+        names=("GODL-India", "GODL", "NDSAP"),
+    ),
+    "LicenseRef-SG-ODL-1.0": _open_data(
+        "Singapore Open Data Licence 1.0", "https://data.gov.sg/open-data-licence", names=("SG-ODL-1.0",)
+    ),
+    # Gulf states
+    "LicenseRef-SA-Open-Data": _open_data(
+        "Open Data License of Saudi Arabia", "https://open.data.gov.sa/en/pages/policies/license",
+        notice="keep a copy of the licence and its notices with the data and what is derived from it",
+        names=("SA-Open-Data", "KSA-Open-Data"),
+    ),
+    "LicenseRef-AE-Open-Data": _open_data(
+        "Open data terms of the United Arab Emirates", "https://u.ae/en/footer/open-data",
+        notice="name the entity the data came from; do not alter its meaning or claim endorsement",
+        names=("AE-Open-Data", "UAE-Open-Data"),
+    ),
+    # Europe and Canada
+    "LicenseRef-EC-Reuse": _open_data(
+        "Reuse of documents of the European Commission, Decision 2011/833/EU",
+        "https://eur-lex.europa.eu/eli/dec/2011/833/oj",
+        notice="do not distort the meaning or message of the documents", names=("EC-Reuse", "EU-Reuse"),
+    ),
+    "OGL-UK-3.0": _open_data("Open Government Licence 3.0 (United Kingdom)", notice=COPY),
+    "OGL-Canada-2.0": _open_data("Open Government Licence 2.0 (Canada)", notice=COPY),
+    "etalab-2.0": _open_data(
+        "Etalab Open License 2.0 (France)", hub="etalab-2.0", notice=COPY, names=("Licence Ouverte 2.0",)
+    ),
+    "DL-DE-BY-2.0": _open_data("Data licence Germany, attribution 2.0", notice=COPY),
+    "DL-DE-ZERO-2.0": Terms(title="Data licence Germany, Zero 2.0"),
+    "NLOD-2.0": _open_data("Norwegian Licence for Open Government Data 2.0", notice=COPY),
+}  # fmt: skip
+"""Licences of states for what they publish."""
+
+PERMISSION = "LicenseRef-Permission"
+"""No licence but a letter to us: what it allows stands under ``rights`` in the data card."""
 
 _GPL2 = ("GPL-2.0-only", "GPL-2.0-or-later")
 _GPL3 = ("GPL-3.0-only", "GPL-3.0-or-later", "AGPL-3.0-only", "AGPL-3.0-or-later")
@@ -96,34 +199,16 @@ TERMS: dict[str, Terms] = {
     "ECL-2.0": _free("Educational Community License 2.0", "ecl-2.0"),
     "MS-PL": _free("Microsoft Public License", "ms-pl"),
     "Unicode-3.0": _free("Unicode License 3.0"),
-    # Data and government licences
+    **_GOVERNMENT,
+    # Data licences
     "ODC-By-1.0": _free("Open Data Commons Attribution License 1.0", "odc-by", names=("odc-by",)),
     "CDLA-Permissive-1.0": _free("Community Data License Agreement, Permissive 1.0", "cdla-permissive-1.0"),
     "CDLA-Permissive-2.0": _free("Community Data License Agreement, Permissive 2.0", "cdla-permissive-2.0"),
-    "etalab-2.0": _free("Etalab Open License 2.0", "etalab-2.0"),
-    "OGL-UK-3.0": _free("Open Government Licence 3.0 (United Kingdom)"),
-    "NLOD-2.0": _free("Norwegian Licence for Open Government Data 2.0"),
-    "DL-DE-BY-2.0": _free("Data licence Germany, attribution 2.0"),
     "ODbL-1.0": _copyleft("Open Database License 1.0", "odbl", ("ODbL-1.0",)),
     "CDLA-Sharing-1.0": _copyleft(
         "Community Data License Agreement, Sharing 1.0", "cdla-sharing-1.0", ("CDLA-Sharing-1.0",)
     ),
-    "LicenseRef-KOGL-1": Terms(
-        title="Korea Open Government License type 1", link=_KOGL, attribution=True,
-        names=("KOGL-1", "KOGL Type 1"),
-    ),
-    "LicenseRef-KOGL-2": Terms(
-        title="Korea Open Government License type 2", link=_KOGL, attribution=True, commercial=False,
-        names=("KOGL-2", "KOGL Type 2"),
-    ),
-    "LicenseRef-KOGL-3": Terms(
-        title="Korea Open Government License type 3", link=_KOGL, attribution=True, derivatives=False,
-        names=("KOGL-3", "KOGL Type 3"),
-    ),
-    "LicenseRef-KOGL-4": Terms(
-        title="Korea Open Government License type 4", link=_KOGL, attribution=True, commercial=False,
-        derivatives=False, names=("KOGL-4", "KOGL Type 4"),
-    ),
+    PERMISSION: Terms(title="permission by letter", names=("permission letter", "permission-letter")),
     # Copyleft
     "MPL-2.0": _copyleft("Mozilla Public License 2.0", "mpl-2.0", ("MPL-2.0", *_GPL2, *_GPL3, *_LGPL)),
     "EPL-1.0": _copyleft("Eclipse Public License 1.0", "epl-1.0", ("EPL-1.0", "EPL-2.0")),
@@ -153,13 +238,13 @@ TERMS: dict[str, Terms] = {
         title="Gemma Terms of Use", hub="gemma", link="https://ai.google.dev/gemma/terms",
         notice="keep a copy of the terms and the Gemma NOTICE line, and say which files were modified",
         use_restrictions="Google's prohibited use policy must be passed on as an enforceable provision",
-        carry=True, names=("gemma",),
+        carry=True, outputs="bound", names=("gemma",),
     ),
     "LicenseRef-EXAONE-NC": Terms(
         title="EXAONE AI Model License Agreement, NC", commercial=False, name_prefix="EXAONE",
         notice="keep a copy of the licence",
         use_restrictions="commercial use of the model, of derivatives and of their outputs is forbidden",
-        carry=True,
+        carry=True, outputs="bound",
         names=("LicenseRef-EXAONE", "LicenseRef-EXAONE-1.1-NC", "LicenseRef-EXAONE-1.2-NC", "exaone"),
     ),
     "LicenseRef-K-EXAONE": Terms(
@@ -178,18 +263,19 @@ TERMS: dict[str, Terms] = {
         title="Tongyi Qianwen License Agreement", display="Built with Qwen",
         notice="keep a copy of the agreement",
         commercial_limit="more than 100 million monthly users need a licence from Alibaba Cloud",
-        carry=True, names=("LicenseRef-Tongyi-Qianwen", "qwen", "tongyi-qianwen"),
+        carry=True, outputs="bound", names=("LicenseRef-Tongyi-Qianwen", "qwen", "tongyi-qianwen"),
     ),
     "LicenseRef-Qwen-Research": Terms(
         title="Qwen Research License Agreement", commercial=False, display="Built with Qwen",
-        notice="keep a copy of the agreement and its Notice line", carry=True, names=("qwen-research",),
+        notice="keep a copy of the agreement and its Notice line", carry=True, outputs="bound",
+        names=("qwen-research",),
     ),
     "LicenseRef-Hunyuan": Terms(
         title="Tencent Hunyuan Community License Agreement", territory_excluded=_EU_UK_KR,
         commercial_limit="more than 100 million monthly users need a licence from Tencent",
         notice="keep a copy of the agreement and its Notice line",
         use_restrictions="Tencent's acceptable use policy; outputs may not be used to improve other models",
-        carry=True, names=("LicenseRef-Tencent-Hunyuan-Community", "tencent-hunyuan-community"),
+        carry=True, outputs="forbidden", names=("LicenseRef-Tencent-Hunyuan-Community", "tencent-hunyuan-community"),
     ),
     "LicenseRef-Solar-Apache": Terms(
         title="Solar-Apache License 2.0", name_prefix="Solar", display="Built with Solar", attribution=True,

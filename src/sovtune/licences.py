@@ -27,6 +27,8 @@ Constraint = Literal[
     "notice",
     "territory",
     "unreviewed",
+    "training",
+    "audience",
 ]
 
 _LICENSE_REF = re.compile(r"\bLicenseRef-[A-Za-z0-9.-]+", re.IGNORECASE)
@@ -106,6 +108,11 @@ def _reviewed() -> dict[str, str]:
     return {name.lower(): key for key, terms in TERMS.items() for name in (*terms.names, key)}
 
 
+def reviewed_key(text: str) -> str | None:
+    """The canonical key when a text is one name of a licence in our own table, else None."""
+    return _reviewed().get(text.strip().lower())
+
+
 def _parse(text: str) -> LicenseExpression:
     """The expression's tree.
 
@@ -144,7 +151,7 @@ def parse_expression(text: str) -> str:
     Raises:
         ValueError: no expression, or a licence that is not known; the message has the nearest names.
     """
-    return _reviewed().get(text.strip().lower()) or str(_parse(text))
+    return reviewed_key(text) or str(_parse(text))
 
 
 def terms_of(key: str) -> Terms | None:
@@ -200,7 +207,7 @@ def licence_keys(text: str) -> tuple[str, ...]:
             return min(parts, key=_weight)
         return tuple(dict.fromkeys(key for part in parts for key in part))
 
-    single = _reviewed().get(text.strip().lower())
+    single = reviewed_key(text)
     return (single,) if single else choose(_parse(text))
 
 
@@ -233,12 +240,45 @@ def _asked(key: str) -> list[tuple[Constraint, str]]:
     return [(kind, sentence) for kind, sentence in duties if sentence is not None]
 
 
-def obligations(base_licence: str, data_licences: Mapping[str, str]) -> Obligations:
-    """The union of what the base's and the data's licences ask of the result.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardAsks:
+    """What a data card asks of the result beside its licence: the right's limits and the line that names the source.
+
+    ``outputs_of`` is the licence of a model that wrote the data, when its duties go along with what it wrote.
+    """
+
+    attribution: str | None = None
+    territory: tuple[str, ...] = ()
+    commercial: bool = True
+    outputs_of: tuple[str, ...] = ()
+
+    def duties(self) -> list[tuple[Constraint, str, str]]:
+        """Kind, sentence, and where in the card it comes from."""
+        found: list[tuple[Constraint, str, str]] = []
+        if not self.commercial:
+            found.append(("commercial", "non-commercial use only", "rights.commercial"))
+        if self.attribution is not None:
+            found.append(("attribution", f"name the source: {self.attribution}", "rights.attribution"))
+        if self.territory:
+            text = f"use only in: {', '.join(self.territory)}"
+            found.append(("territory", text, "rights.territory"))
+        for key in self.outputs_of:
+            bound = ("commercial", "use_restrictions", "naming")
+            found += [
+                (kind, text, f"written by a model under {key}") for kind, text in _asked(key) if kind in bound
+            ]
+        return found
+
+
+def obligations(
+    base_licence: str, data_licences: Mapping[str, str], asked: Mapping[str, CardAsks] | None = None
+) -> Obligations:
+    """The union of what base and data ask of the result.
 
     Args:
         base_licence: SPDX expression of the base model.
         data_licences: data card id -> SPDX expression.
+        asked: data card id -> what it asks beside its licence.
 
     Raises:
         ValueError: an expression cannot be read.
@@ -249,6 +289,9 @@ def obligations(base_licence: str, data_licences: Mapping[str, str]) -> Obligati
         for key in licence_keys(text):
             for duty in _asked(key):
                 found.setdefault(duty, []).append(f"{source}: {key}")
+    for card, asks in (asked or {}).items():
+        for kind, text, place in asks.duties():
+            found.setdefault((kind, text), []).append(f"data {card}: {place}")
     order = get_args(Constraint)
     items = [
         Obligation(constraint=kind, text=text, because=tuple(who)) for (kind, text), who in found.items()

@@ -127,7 +127,7 @@ def test_yes_in_all_its_spellings(tmp_path: Path, word: str) -> None:
         ("contains: none", "contains: non", '14:27: personal_data.contains: expected one of `none`, `possible`, `yes`, `special-category`, found "non" (did you mean `none`?)'),
         ("contains: none", "contains: yes", "14:27: personal_data.contains: with yes, `lawful_basis` must say why"),
         ("contains: none", "contains: none, scan: {tool: x, date: 2026-01-01, findings: 3}", "14:27: personal_data.contains: none, but the scan left 3 findings: write possible or yes"),
-        ("own-work", "permission", "12:17: rights.basis: a permission needs `agreement`: the letter's path or file number"),
+        ("own-work", "permission", "12:17: rights.basis: a permission needs `agreement`: the file of the letter"),
         ("training: yes", "training: yes, expires: 31.12.2026", "12:51: rights.expires: expected a day, written YYYY-MM-DD, found '31.12.2026'"),
         ("cc0-1.0", "LicenseRef-Ours", "11:23: licence.expression: nobody can look up LicenseRef-Ours: name its text under `evidence` or `link`"),
         ("cc0-1.0", "cc0-1.0, sha256: " + "a" * 64, "11:40: licence.sha256: this is the hash of `evidence`, and there is none"),

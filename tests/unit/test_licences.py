@@ -168,7 +168,6 @@ def test_promises_beyond_the_sources_are_refused() -> None:
     assert kinds(found("apache-2.0", a="KOGL-4")) == {"commercial", "derivatives"}
     assert kinds(found("CC-BY-ND-4.0", a="CC-BY-ND-4.0")) == {"derivatives"}
     assert kinds(found("MIT", "CC-BY-SA-4.0")) == {"share_alike"}
-    assert kinds(found("MIT", "LicenseRef-Acme")) == {"unreviewed"}
     assert kinds(found("MIT", "gemma")) == {"use_restrictions"}
     exaone = found("Apache-2.0", "LicenseRef-EXAONE-NC", name="ko-helper")
     assert kinds(exaone) == {"commercial", "use_restrictions", "naming"}
@@ -196,6 +195,7 @@ def test_what_the_law_leaves_open_is_a_warning() -> None:
     assert kinds(found("Apache-2.0", a="CC-BY-SA-4.0")) == set()
     assert kinds(found("Apache-2.0", a="CC-BY-SA-4.0"), settled=False) == {"share_alike"}
     assert kinds(found("Apache-2.0", letter="LicenseRef-Letter"), settled=False) == {"unreviewed"}
+    assert kinds(found("MIT", "LicenseRef-Acme"), settled=False) == {"unreviewed"}
     assert kinds(found("CC0-1.0", a="CC-BY-4.0"), settled=False) == {"attribution"}
     assert kinds(found("LicenseRef-Acme", a="CC-BY-NC-4.0"), settled=False) == {"commercial"}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from sovtune.data.card_questions import open_questions
+from sovtune.data.card_rights import rights_problems
 from sovtune.data.card_schema import HUB_PREFIX, DataCard, DataFile
 from sovtune.data.entries import Figures, measure
 from sovtune.data.files import LocalFile, hash_file
@@ -24,6 +25,7 @@ __all__ = [
     "check_loaded",
     "chosen_files",
     "load_card",
+    "verify_documents",
     "verify_files",
 ]
 
@@ -77,7 +79,7 @@ def check_loaded(loaded: LoadedCard, *, for_training: bool = True) -> list[Probl
     """``check_card`` for a card that has been read."""
     found = list(_missing_files(loaded))
     if for_training:
-        found += _forbidden(loaded.card)
+        found += [(problem.at, problem.message) for problem in rights_problems(loaded.card)]
     problems = []
     for at, message in found:
         place = place_of(loaded.yaml.marks, at)
@@ -120,13 +122,20 @@ def chosen_files(loaded: LoadedCard, split: str | None) -> tuple[tuple[int, Data
     return chosen
 
 
-def verify_files(loaded: LoadedCard, split: str | None, *, for_training: bool = True) -> tuple[FileHash, ...]:
+def verify_files(
+    loaded: LoadedCard,
+    split: str | None,
+    *,
+    for_training: bool = True,
+    overruled: Collection[str] = (),
+) -> tuple[FileHash, ...]:
     """Hold the files of a split to the card: they are there, unchanged, and may be trained on.
 
     Args:
         loaded: the card.
         split: see ``chosen_files``.
         for_training: False for held-out text, which is only measured and needs no right to train.
+        overruled: ids of refusals that a person answers for (see ``data.permission``).
 
     Raises:
         LicenceRefused: ``rights.training`` is not yes, or the right has expired.
@@ -136,14 +145,15 @@ def verify_files(loaded: LoadedCard, split: str | None, *, for_training: bool = 
     """
     chosen = chosen_files(loaded, split)
     if for_training:
-        for at, message in _forbidden(loaded.card):
-            raise LicenceRefused(
-                message,
-                where=loaded.where(*at),
-                why="sovtune trains only on data whose card says that it may",
-                fix="ask whoever holds the rights, and change the card only when they agree",
-            )
-    _verify_evidence(loaded)
+        for problem in rights_problems(loaded.card):
+            if problem.id not in overruled:
+                raise LicenceRefused(
+                    problem.message,
+                    where=loaded.where(*problem.at),
+                    why="sovtune trains only on data whose card says that it may",
+                    fix=problem.fix,
+                )
+    verify_documents(loaded)
     hashes = []
     for index, entry in chosen:
         figures = measure(loaded.card, entry, loaded.folder)
@@ -174,18 +184,6 @@ def differences(entry: DataFile, figures: Figures) -> list[str]:
     ]
 
 
-def _forbidden(card: DataCard) -> list[tuple[KeyPath, str]]:
-    """Why this data may not be trained on."""
-    found: list[tuple[KeyPath, str]] = []
-    rights = card.rights
-    if rights.training != "yes":
-        said = "no" if rights.training == "no" else "that nobody knows"
-        found.append((("rights", "training"), f"may models be trained on this data? The card says {said}"))
-    if rights.expires is not None and rights.expires < dt.datetime.now(tz=dt.UTC).date():
-        found.append((("rights", "expires"), f"the right to use this data ended on {rights.expires}"))
-    return found
-
-
 def _missing_files(loaded: LoadedCard) -> list[tuple[KeyPath, str]]:
     """Files the card names that are not there, or not of the size it gives."""
     found: list[tuple[KeyPath, str]] = []
@@ -201,21 +199,50 @@ def _missing_files(loaded: LoadedCard) -> list[tuple[KeyPath, str]]:
         if None not in (size, entry.bytes) and size != entry.bytes:
             message = f"the file has {size} bytes, the card says {entry.bytes}"
             found.append((("files", index, "bytes"), message))
-    evidence = loaded.card.licence.evidence
-    if evidence is not None and not os.path.isfile(loaded.folder / evidence):  # Path's may raise
-        found.append((("licence", "evidence"), f"there is no file {evidence}"))
+    for at, name, _ in _documents(loaded):
+        if not os.path.isfile(loaded.folder / name):  # Path's may raise
+            found.append((at, f"there is no file {name}"))
     return found
 
 
-def _verify_evidence(loaded: LoadedCard) -> None:
-    licence = loaded.card.licence
-    if licence.evidence is None:
-        return
-    found = hash_file(LocalFile(path=loaded.folder / licence.evidence, shown=licence.evidence))
-    if licence.sha256 not in (None, found.sha256):
-        raise DataRefused(
-            f"the licence's evidence has changed: sha256 {found.sha256}, expected {licence.sha256}",
-            where=loaded.where("licence", "sha256"),
-            why="the rights in this card were read from another text",
-            fix="read the new text, then correct the licence and its sha256 in the card",
-        )
+def _documents(loaded: LoadedCard) -> list[tuple[KeyPath, str, str | None]]:
+    """The texts that the rights in the card were read from: where the card names each, its path, its hash there.
+
+    A permission is a letter, so its file must be there; under another basis `agreement` may be a file number.
+    """
+    licence, rights = loaded.card.licence, loaded.card.rights
+    found: list[tuple[KeyPath, str, str | None]] = []
+    if licence.evidence is not None:
+        found.append((("licence", "evidence"), licence.evidence, licence.sha256))
+    letter = rights.agreement
+    if letter is not None and (
+        rights.basis == "permission" or rights.agreement_sha256 or os.path.isfile(loaded.folder / letter)
+    ):
+        found.append((("rights", "agreement"), letter, rights.agreement_sha256))
+    return found
+
+
+def verify_documents(loaded: LoadedCard) -> dict[str, FileHash]:
+    """Hash the licence's evidence and the letter, and hold them to the card.
+
+    Returns:
+        ``evidence`` and ``agreement``, as far as the card names a file.
+
+    Raises:
+        DataRefused: one is missing, or is not what the card's hash says.
+    """
+    hashes = {}
+    for at, name, expected in _documents(loaded):
+        shown = Path(name).name if name.startswith("/") else name  # it ends up in what is published
+        found = hash_file(LocalFile(path=loaded.folder / name, shown=shown))
+        if expected not in (None, found.sha256):
+            what = "licence's evidence" if at[-1] == "evidence" else "agreement"
+            key = "sha256" if at[-1] == "evidence" else "agreement_sha256"
+            raise DataRefused(
+                f"the {what} has changed: sha256 {found.sha256}, expected {expected}",
+                where=loaded.where(at[0], key),
+                why="the rights in this card were read from another text",
+                fix="read the new text, then correct the rights and the hash in the card",
+            )
+        hashes[str(at[-1])] = found
+    return hashes

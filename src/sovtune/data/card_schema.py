@@ -20,6 +20,7 @@ from sovtune.data.card_sections import (
     Rights,
     Source,
 )
+from sovtune.licence_table import PERMISSION
 from sovtune.licences import licence_keys, terms_of
 from sovtune.section import SHARE, Conflict, LocalPath, Section, Sha256, Text, form, unit
 
@@ -217,6 +218,12 @@ class DataCard(Section):
                 return Conflict(message, ("rights", "commercial"))
         return None
 
+    def _permission_is_a_letter(self) -> Conflict | None:
+        if self.rights.basis != "permission" and PERMISSION in licence_keys(self.licence.expression):
+            message = f"{PERMISSION} is for data used by letter: rights.basis is {self.rights.basis}"
+            return Conflict(message, ("licence", "expression"))
+        return None
+
     def _synthetic_is_declared(self) -> Conflict | None:
         synthetic = any(source.kind == "synthetic" for source in self.sources)
         if synthetic and self.synthetic_share == 0:
@@ -237,6 +244,7 @@ class DataCard(Section):
         _files_differ,
         _languages_add_up,
         _non_commercial_is_not_commercial,
+        _permission_is_a_letter,
         _synthetic_is_declared,
         _says_how_it_was_made,
     )

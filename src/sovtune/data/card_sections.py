@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from sovtune.licence_table import PERMISSION
 from sovtune.licences import licence_keys, licence_link, parse_expression
 from sovtune.section import Conflict, LanguageTag, LocalPath, Section, Sha256, Share, Text, Url, form
 
@@ -84,7 +85,7 @@ class Licence(Section):
         if self.evidence is not None or self.link is not None:
             return None
         for key in licence_keys(self.expression):
-            if licence_link(key) is None:
+            if licence_link(key) is None and key != PERMISSION:
                 message = f"nobody can look up {key}: name its text under `evidence` or `link`"
                 return Conflict(message, ("expression",))
         return None
@@ -112,11 +113,15 @@ class Rights(Section):
     expires: Day | None = None
     """Last day of the right; afterwards sovtune does not train on it."""
     agreement: Text | None = None
-    """Path or number of the contract or letter; required for basis permission."""
+    """Path (relative to the card) or number of the contract; for basis permission the file of the letter."""
+    agreement_sha256: Sha256 | None = None
+    """SHA-256 of that file."""
 
     def _permission_is_written(self) -> Conflict | None:
         if self.basis == "permission" and self.agreement is None:
-            return Conflict("a permission needs `agreement`: the letter's path or file number", ("basis",))
+            return Conflict("a permission needs `agreement`: the file of the letter", ("basis",))
+        if self.agreement_sha256 is not None and self.agreement is None:
+            return Conflict("this is the hash of `agreement`, and there is none", ("agreement_sha256",))
         return None
 
     rules = (_permission_is_written,)
@@ -130,7 +135,9 @@ class Generator(Section):
     revision: Text | None = None
     """Its version."""
     terms: Text
-    """What its terms say about training on its output, or where they stand."""
+    """What its terms say about training on its output: a sentence, or the licence of a model such as llama3.1."""
+    training: Answer | None = None
+    """Do its terms allow training other models on its output? Without it the sentence under `terms` must say so."""
 
 
 class Source(Section):

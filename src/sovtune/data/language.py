@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,6 +34,7 @@ __all__ = [
     "UNDECIDED",
     "DocumentLanguage",
     "Identified",
+    "can_be_told",
     "han_variant",
     "identify",
     "identify_document",
@@ -176,6 +177,20 @@ def _restricted(languages: frozenset[str]) -> LanguageIdentifier:
     model = copy(_model())
     model.set_languages(sorted(languages & set(model.labels)))
     return model
+
+
+def can_be_told(tag: str, among: Iterable[str]) -> bool:
+    """Whether texts in a language can be told from texts in others of the same script.
+
+    Args:
+        tag: the language.
+        among: tags of all languages that a corpus is said to hold.
+    """
+    script = scripts_of(tag)[0]
+    if script in _RIVALS:
+        return primary(tag) in _RIVALS[script].split() or primary(tag) in _model().labels
+    same = {primary(other) for other in among if scripts_of(other)[0] == script} | {primary(tag)}
+    return len(same) == 1
 
 
 def _among(text: str, candidates: Sequence[str], script: str, letters: float) -> tuple[str, float]:

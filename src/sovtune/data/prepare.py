@@ -18,6 +18,7 @@ from sovtune.data.chat import Rendered, render_chat, render_text
 from sovtune.data.document import Document, ReadSource
 from sovtune.data.judged import check_verdicts, refuse_judged, render_judged
 from sovtune.data.pack import Fitted, fit, pack
+from sovtune.data.permission import enforce
 from sovtune.data.sources import DROPPED, ROWS_READ, SourceRequest, dropped_rows, read_documents
 from sovtune.data.template import TextFormat, read_format
 from sovtune.errors import DataRefused
@@ -71,7 +72,7 @@ def prepare(recipe: Recipe, *, base_folder: Path, base_hash: str, cache: Path) -
     key = cache_key(recipe, sources, base_hash)
     target = _place(cache, key)
     _make(recipe, sources, read_format(base_folder), key, target)
-    return PreparedData(rows_file=target / ROWS, report=read_record(DataReport, target / REPORT))
+    return _prepared(recipe, sources, target)
 
 
 def find_prepared(
@@ -86,7 +87,18 @@ def find_prepared(
     target = _place(cache, cache_key(recipe, sources, base_hash))
     if not (target / REPORT).is_file():
         return None, sources
-    return PreparedData(rows_file=target / ROWS, report=read_record(DataReport, target / REPORT)), sources
+    return _prepared(recipe, sources, target), sources
+
+
+def _prepared(recipe: Recipe, sources: list[OpenedSource], target: Path) -> PreparedData:
+    """Finished rows, and their report with what the cards state and who answered for what."""
+    from sovtune.data.declared import with_statements
+    from sovtune.data.gate_report import DataGateReport
+
+    gate = read_record(DataGateReport, target / GATE) if (target / GATE).is_file() else None
+    report = read_record(DataReport, target / REPORT)
+    pairs = [(source.wish, source.loaded) for source in sources]
+    return PreparedData(rows_file=target / ROWS, report=with_statements(report, recipe, pairs, gate))
 
 
 def _place(cache: Path, key: str) -> Path:
@@ -94,11 +106,12 @@ def _place(cache: Path, key: str) -> Path:
 
 
 def _open_cards(recipe: Recipe) -> list[OpenedSource]:
-    sources = []
-    for wish in recipe.data:
-        loaded = load_card(Path(wish.card))
-        sources.append(OpenedSource(wish=wish, loaded=loaded, files=verify_files(loaded, wish.split)))
-    return sources
+    cards = [load_card(Path(wish.card)) for wish in recipe.data]
+    overruled = enforce(recipe, cards).overruled()
+    return [
+        OpenedSource(wish=wish, loaded=loaded, files=verify_files(loaded, wish.split, overruled=overruled))
+        for wish, loaded in zip(recipe.data, cards, strict=True)
+    ]
 
 
 def cache_key(recipe: Recipe, sources: list[OpenedSource], base_hash: str) -> str:
@@ -145,6 +158,10 @@ def _make(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     read, gate = _read_all(recipe, sources, target.parent.parent / "gate")
+    if gate is not None:
+        from sovtune.data.declared import compare_all
+
+        compare_all(recipe, [(source.wish, source.loaded) for source in sources], gate)
     rendered = [
         _render_all(recipe, source, one, text_format) for source, one in zip(sources, read, strict=True)
     ]
