@@ -24,7 +24,7 @@ ROOMS = {
     "records": ("records",),
     "yaml": ("yaml_file", "yaml_write"),
     "recipe": ("recipe", "recipe_*", "section", "conflicts", "schema_walk", "explain"),
-    "licences": ("licences", "licence_table", "licence_promises"),
+    "licences": ("licences", "licence_*", "audience"),
     "secrets": ("secrets",),
     "network": ("network",),
     "progress": ("progress",),
@@ -64,7 +64,7 @@ MAY_USE = {
     "train": "errors records recipe fastpath",
     "evaluate": "errors records recipe fastpath",
     "card": "errors records recipe licences secrets runs",
-    "publish": "errors records network secrets runs",
+    "publish": "errors records licences network secrets runs",
     "doctor": "errors base plan network",
     "commands": "errors records yaml recipe licences network progress runs base plan data model train evaluate "
     "card publish",
