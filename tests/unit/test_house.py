@@ -108,6 +108,7 @@ HOMES = {
     "pyarrow": "data.*",
     "pydantic": "records section recipe recipe_* conflicts schema_walk explain evidence card_header card_lint data.*",
     "pydantic_core": "section explain",
+    "ray": "data.gate_ray*",
     "rensa": "data.dedup",
     "rich": "progress preview cli_shared data_view",
     "tokenizers": "data.chat data.template evaluate.bits",
@@ -121,7 +122,7 @@ HOMES = {
 
 HEAVY = frozenset({
     "torch", "transformers", "peft", "trl", "datasets", "pyarrow", "bitsandbytes", "huggingface_hub", "tokenizers",
-    "accelerate",
+    "accelerate", "ray",
 })  # fmt: skip
 HEAVY_ROOMS = ("fastpath", "train", "evaluate")
 """Rooms whose modules compute and may import heavy libraries as they load; others reach them inside functions."""

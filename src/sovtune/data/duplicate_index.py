@@ -10,9 +10,10 @@ key, and joins them by union-find over 4 bytes a row: the only memory that grows
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from heapq import merge
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def _disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _Forest:
+class Forest:
     """Union-find over places; the root of a tree is its smallest place."""
 
     def __init__(self, size: int):
@@ -93,12 +94,14 @@ class _Forest:
         self.view = np.frombuffer(self.parent, dtype=np.uint32)
 
     def roots(self, places: Index) -> Index:
+        """The root of each place."""
         found = places
         while np.any((above := self.view[found].astype(np.int64)) != found):
             found = above
         return found
 
     def root(self, place: int) -> int:
+        """The root of one place."""
         parent = self.parent
         while (above := parent[place]) != place:
             parent[place] = parent[above]  # path halving
@@ -112,8 +115,31 @@ class _Forest:
             self.view[places] = self.roots(places)
 
     def join(self, first: int, second: int) -> None:
+        """Make two places, and all that are joined with them, one tree."""
         low, high = sorted((self.root(first), self.root(second)))
         self.parent[high] = low
+
+
+def join_alike(
+    forest: Forest, first: Index, second: Index, alike: Callable[[Index, Index], npt.NDArray[np.bool_]]
+) -> int:
+    """Join the pairs that are alike; ``alike`` is asked about a bounded number at a time.
+
+    Returns:
+        Pairs that were compared: one already joined needs no comparing.
+    """
+    compared = 0
+    for start in range(0, len(first), _BLOCK):
+        one, other = first[start : start + _BLOCK], second[start : start + _BLOCK]
+        apart = forest.roots(one) != forest.roots(other)
+        one, other = one[apart], other[apart]
+        if not len(one):
+            continue
+        compared += len(one)
+        joined = alike(one, other)
+        for a, b in zip(one[joined].tolist(), other[joined].tolist(), strict=True):
+            forest.join(a, b)
+    return compared
 
 
 class _Store:
@@ -146,10 +172,10 @@ class _Store:
                 file.append(column)
 
     def search(self, threshold: float) -> Iterator[Duplicate]:
-        forest = _Forest(self.rows.records)
+        forest = Forest(self.rows.records)
         for file in self.keys:
             for first, second in self._candidates(file):
-                self._join_alike(forest, first, second, threshold)
+                self.compared += join_alike(forest, first, second, partial(self._alike, threshold=threshold))
             forest.flatten()
         self.verdicts.resize(self.rows.records)
         for clusters in self._clusters(forest):
@@ -187,22 +213,15 @@ class _Store:
             else:
                 yield from pairs_in_bucket(buckets)
 
-    def _join_alike(self, forest: _Forest, first: Index, second: Index, threshold: float) -> None:
-        for start in range(0, len(first), _BLOCK):
-            one, other = first[start : start + _BLOCK], second[start : start + _BLOCK]
-            apart = forest.roots(one) != forest.roots(other)  # a pair already joined needs no comparing
-            one, other = one[apart], other[apart]
-            if not len(one):
-                continue
-            self.compared += len(one)
-            if self.signatures is None:
-                alike = self.rows.gather(one)["fingerprint"] == self.rows.gather(other)["fingerprint"]
-            else:
-                _, alike = compare(self.signatures.gather(one), self.signatures.gather(other), threshold)
-            for a, b in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
-                forest.join(a, b)
+    def _alike(self, first: Index, second: Index, threshold: float) -> npt.NDArray[np.bool_]:
+        if self.signatures is None:
+            equal: npt.NDArray[np.bool_] = (
+                self.rows.gather(first)["fingerprint"] == self.rows.gather(second)["fingerprint"]
+            )
+            return equal
+        return compare(self.signatures.gather(first), self.signatures.gather(second), threshold)[1]
 
-    def _clusters(self, forest: _Forest) -> Iterator[Index]:
+    def _clusters(self, forest: Forest) -> Iterator[Index]:
         size = self.rows.records
         ranges = [(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
         joined = sum(int((forest.view[a:b] != np.arange(a, b)).sum()) for a, b in ranges)

@@ -10,6 +10,7 @@ the input and says what became of each. The result depends neither on the number
 from __future__ import annotations
 
 import heapq
+import os
 import shutil
 import time
 from bisect import bisect_right
@@ -20,10 +21,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from sovtune.data.document import Document
-from sovtune.data.duplicate_index import DuplicateIndex
 from sovtune.data.files import hash_file
+from sovtune.data.gate_duplicates import Search
 from sovtune.data.gate_held_out import HeldOut, read_held_out
-from sovtune.data.gate_pool import finished_shards
+from sovtune.data.gate_pool import Engine, LocalEngine, finished_shards
+from sovtune.data.gate_ray import ray_engine
+from sovtune.data.gate_ray_cluster import RayCluster
 from sovtune.data.gate_read import SHARD_BYTES, GateSource, Slice, joined, open_fault, slices, texts_of
 from sovtune.data.gate_refine import ShardContext
 from sovtune.data.gate_report import DataGateReport, GateInput, HeldOutSet, Tally, new_tallies, shares
@@ -31,7 +34,7 @@ from sovtune.data.gate_settings import GateSettings, Percentiles
 from sovtune.data.gate_shard import Row, Shard, load_shard, named_disk_faults
 from sovtune.data.gate_steps import shortened
 from sovtune.data.gate_verdicts import JudgedRow, Verdict, VerdictFiles
-from sovtune.data.quality import Measures, Thresholds, from_percentiles, judge
+from sovtune.data.quality import Measures, Thresholds, from_percentiles
 from sovtune.errors import UsageError
 from sovtune.records import FileHash
 
@@ -64,7 +67,8 @@ def curate(
     work_dir: Path,
     *,
     held_out: Sequence[GateSource] = (),
-    workers: int = 2,
+    workers: int | None = None,
+    cluster: RayCluster | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Iterator[Curated]:
@@ -75,29 +79,42 @@ def curate(
         settings: languages, policies, limits.
         work_dir: folder of finished shards; may be kept and used again, by one run at a time.
         held_out: evaluation files; rows that overlap with them are dropped.
-        workers: processes.
+        workers: processes; None is one per core of this machine, or of the cluster.
+        cluster: a Ray cluster that does the work; None is processes of this machine. The result is the same.
         shard_bytes: size of a slice; changes memory and speed, never the result.
         progress: told after every shard.
 
     Raises:
         DataRefused: a file is missing, broken, empty, not text, or of unknown keys.
         UsageError: no files, the work folder is in use, or settings that cannot be followed.
-        EnvironmentFault: the work folder cannot be written, or a worker process was killed.
+        EnvironmentFault: the work folder cannot be written, a worker process was killed, or the cluster cannot
+            be used (see ``ray_engine``).
     """
     if not sources:
         raise UsageError("no files to read", fix="name at least one file")
-    if workers < 1 or not 1 <= shard_bytes <= 64 << 20:
+    if (workers is not None and workers < 1) or not 1 <= shard_bytes <= 64 << 20:
         raise UsageError("workers must be 1 or more, and a shard between 1 byte and 64 MB")
     for source in (*sources, *held_out):
         _ = source.file.kind
         open_fault(source.file)
     begun = time.monotonic()
+    work_dir = work_dir.absolute()  # a worker elsewhere starts in another folder
     with _held(work_dir):
         run = _Run(tuple(sources), settings, work_dir, read_held_out(held_out, settings, work_dir))
-        run.refine(workers, shard_bytes, progress)
-        with named_disk_faults(work_dir):
-            run.compare()
-        yield Curated(run, run.report(workers, begun))
+        with _engine(workers, cluster, work_dir) as engine:
+            run.refine(engine, shard_bytes, progress)
+            with named_disk_faults(work_dir):
+                run.compare(engine)
+        yield Curated(run, run.report(engine.workers, begun))
+
+
+@contextmanager
+def _engine(workers: int | None, cluster: RayCluster | None, folder: Path) -> Iterator[Engine]:
+    if cluster is None:
+        yield LocalEngine(workers or os.cpu_count() or 1, folder)
+        return
+    with ray_engine(cluster, workers, folder) as engine:
+        yield engine
 
 
 @contextmanager
@@ -142,7 +159,7 @@ class _Run:
 
     # Pass 1
 
-    def refine(self, workers: int, shard_bytes: int, progress: Progress | None) -> None:
+    def refine(self, engine: Engine, shard_bytes: int, progress: Progress | None) -> None:
         """Every shard through the steps that need no other shard."""
         self.hashes = [hash_file(source.file) for source in self.sources]
         context = ShardContext(
@@ -152,18 +169,21 @@ class _Run:
             fingerprint=self.settings.fingerprint(self.held_out.sha256 if self.held_out else ""),
             folder=self.folder,
         )
-        rows = 0
-        for part, folder, reused in finished_shards(self._parts(shard_bytes), context, workers):
-            shard, tallies = load_shard(folder, part, self.sources[part.source].file.shown, rows)
-            self.shards.append(shard)
-            self.bases.append(rows)
-            self.reused += reused
-            rows += shard.rows
-            for name, tally in tallies.items():
-                self.tallies[name].add(tally)
-            self.found[part.source].update(tallies["personal_data"].found)
-            if progress is not None:
-                progress(rows, self.tallies["read"].bytes)
+        with engine.pool(context) as pool:
+            for part, folder, reused in finished_shards(self._parts(shard_bytes), context, pool):
+                self._add(part, folder, reused)
+                if progress is not None:
+                    progress(self.tallies["read"].rows, self.tallies["read"].bytes)
+
+    def _add(self, part: Slice, folder: Path, reused: bool) -> None:
+        rows = self.tallies["read"].rows
+        shard, tallies = load_shard(folder, part, self.sources[part.source].file.shown, rows)
+        self.shards.append(shard)
+        self.bases.append(rows)
+        self.reused += reused
+        for name, tally in tallies.items():
+            self.tallies[name].add(tally)
+        self.found[part.source].update(tallies["personal_data"].found)
 
     def _parts(self, shard_bytes: int) -> Iterator[Slice]:
         for place, source in enumerate(self.sources):
@@ -171,31 +191,22 @@ class _Run:
 
     # Pass 2
 
-    def compare(self) -> None:
+    def compare(self, engine: Engine) -> None:
         """Percentiles, then duplicates among the rows that are left."""
         if isinstance(self.settings.quality, Percentiles):
             self.limits = self._limits(self.settings.quality)
-        limits = self.limits if isinstance(self.settings.quality, Percentiles) else None
-        if limits is None and not self.settings.duplicates:
-            return
+        search = Search(
+            shards=tuple(self.shards),
+            held_out=self.held_out.sketches if self.held_out else (),
+            limits=self.limits if isinstance(self.settings.quality, Percentiles) else None,
+            threshold=self.settings.duplicate_threshold,
+        )
         begun = time.perf_counter()
-        threshold = self.settings.duplicate_threshold
-        with (
-            self.verdicts.writing() as write,
-            DuplicateIndex(self.folder / "duplicates", threshold=threshold) as index,
-        ):
-            for place, sketch in enumerate(self.held_out.sketches if self.held_out else ()):
-                index.add(-1 - place, sketch, held_out=True)
-            for shard in self.shards:
-                for feature in shard.features():
-                    row = shard.base + feature.place
-                    reason = judge(feature.measures, limits) if limits and feature.measures else None
-                    if reason is not None:
-                        write(Verdict(row, "quality", reason, None, 0.0))
-                    elif self.settings.duplicates:
-                        index.add(row, feature.sketch)
+        with self.verdicts.writing() as write:
+            for verdict in search.outside():
+                write(verdict)
             if self.settings.duplicates:
-                for gone in index.duplicates():
+                for gone in engine.duplicates(search):
                     write(Verdict(gone.row, "duplicates", gone.reason, gone.kept, gone.similarity))
         self.tallies["duplicates"].seconds += time.perf_counter() - begun
 

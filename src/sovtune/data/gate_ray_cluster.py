@@ -1,0 +1,266 @@
+"""A Ray cluster for the data gate: started or joined quietly, checked from inside, its errors told as ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, TypeVar, cast
+
+from sovtune.data.gate_settings import code_version
+from sovtune.errors import EnvironmentFault, SovtuneError, UsageError
+from sovtune.recipe_launch import RAY_ADDRESS
+
+T = TypeVar("T")
+STORE_BYTES, STORE_BYTES_PER_WORKER = 192 << 20, 32 << 20
+"""Object store of a cluster on this machine: slices in flight and one shuffle; what does not fit goes to disk."""
+_MARK = ".part-ray-"  # the gate clears away what begins with `.part-` before a run
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    # Under `uv run` Ray would pack the current folder and send it to every worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+# The name is Ray's: "0" makes a cluster that Ray starts by itself listen on loopback only, on Linux too.
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayCluster:
+    """Which cluster: the one at ``address`` (``host:port``), or None for one of this run's own, on this machine."""
+
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.address is not None and not re.match(RAY_ADDRESS, self.address):
+            raise UsageError(
+                f"`{self.address}` is no address of a Ray cluster",
+                why="Ray Data runs on a machine of the cluster, not through a `ray://` client",
+                fix="join this machine with `ray start --address=HOST:PORT`, then name the same HOST:PORT",
+            )
+
+
+@contextmanager
+def connected(cluster: RayCluster, workers: int | None, folder: Path) -> Iterator[tuple[int, Path]]:
+    """A connection to the cluster: how many workers to use, and a folder in ``folder`` that shows whether it is shared.
+
+    A process that has a connection already keeps it, whatever ``cluster`` says.
+
+    Args:
+        cluster: see there.
+        workers: None is one per core of the cluster.
+        folder: the work folder.
+
+    Raises:
+        EnvironmentFault: Ray is not installed, cannot be started or reached, or has no core to work on.
+    """
+    ray = import_ray(loopback_only=cluster.address is None)
+    mark = folder / f"{_MARK}{uuid.uuid4().hex}"
+    mark.mkdir(mode=0o700)
+    try:
+        with _quiet(), _session(ray, cluster, workers, mark):
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            if cores < 1:
+                raise EnvironmentFault(
+                    "the Ray cluster has no core to work on",
+                    where=cluster.address,
+                    fix="start a worker: `ray start --address=HOST:PORT`",
+                )
+            yield workers or cores, mark
+    finally:
+        shutil.rmtree(mark, ignore_errors=True)
+
+
+def import_ray(*, loopback_only: bool = False) -> Any:
+    """The library, imported with its telemetry switched off.
+
+    Raises:
+        EnvironmentFault: it is not installed.
+    """
+    os.environ.update(_ENVIRONMENT | (_LOOPBACK_ONLY if loopback_only else {}))
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise EnvironmentFault(
+            "`engine: ray` needs the package `ray`",
+            why=f"it cannot be imported: {error}",
+            fix='pip install "sovtune[ray]"',
+        ) from error
+    return ray
+
+
+@contextmanager
+def _session(ray: Any, cluster: RayCluster, workers: int | None, mark: Path) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    on_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place of it
+    with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as private:
+        try:
+            with named_ray_faults(cluster.address):
+                _start(ray, cluster, workers, mark, Path(private))
+            yield
+        finally:
+            ray.shutdown()
+            if on_main:
+                signal.signal(signal.SIGTERM, before)
+
+
+def _start(ray: Any, cluster: RayCluster, workers: int | None, mark: Path, private: Path) -> None:
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if cluster.address is not None:
+        options |= {"address": cluster.address}
+    else:
+        # Ray guards its ports with this token; without one it would write one into the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+        cores = workers or os.cpu_count() or 1
+        options |= {
+            "address": "local",
+            "num_cpus": cores,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES + cores * STORE_BYTES_PER_WORKER,
+            "object_spilling_directory": str(mark),
+            "_temp_dir": str(private),
+        }
+    try:
+        ray.init(**options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EnvironmentFault(
+            "cannot start Ray" if cluster.address is None else "cannot join the Ray cluster",
+            where=cluster.address,
+            why=first_line(error),
+            fix=f"join this machine first: `ray start --address={cluster.address}`; Ray and Python must be of the "
+            "same version on every machine"
+            if cluster.address
+            else "make room in the folder for temporary files, or name another one with TMPDIR",
+        ) from error
+
+
+@cache
+def _token() -> str:
+    """One for all clusters this process starts: Ray reads it once."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's own talk stays in its log files; what goes wrong is told as an error."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def named_ray_faults(address: str | None = None) -> Iterator[None]:
+    """Turn Ray's errors into the error that a worker raised, or into ``EnvironmentFault``.
+
+    A fault in the code of a worker passes as Ray tells it, with the worker's traceback.
+    """
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield
+    except RayError as error:
+        ours = _cause(error)
+        if isinstance(ours, SovtuneError):
+            raise ours from None
+        if isinstance(error, RayTaskError):
+            raise
+        raise EnvironmentFault(
+            f"Ray could not finish the work ({type(error).__name__})",
+            where=address,
+            why=f"{first_line(error)}; a worker that ends is replaced a few times, then this is told",
+            fix="repeat the command, finished parts are kept; with fewer workers when memory is short",
+        ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What is at the bottom of an error that Ray wrapped, perhaps several times."""
+    inner = getattr(error, "cause", None) or error.__cause__
+    return error if inner is None or isinstance(error, SovtuneError) else _cause(inner)
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a line; Ray's own go on for a page."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What lies in a box; ``mark`` and ``code`` tell a worker whether it can do the work."""
+
+    value: object
+    mark: Path
+    code: str
+
+
+class Box(Generic[T]):
+    """A value that every task of a run needs, sent to each worker process once."""
+
+    def __init__(self, value: T, mark: Path):
+        import ray
+
+        self._ref = ray.put(_Content(value, mark, code_version()))
+
+    def open(self) -> T:
+        """The value; in a worker.
+
+        Raises:
+            EnvironmentFault: the worker's machine does not see the work folder, or has other code.
+        """
+        import ray
+
+        name = self._ref.hex()
+        if name not in _opened:
+            content: _Content = ray.get(self._ref)
+            check_worker(content.mark, content.code)
+            _opened.clear()
+            _opened[name] = content.value
+        return cast(T, _opened[name])
+
+
+_opened: dict[str, object] = {}
+"""In a worker: what was in the box that was opened last."""
+
+
+def check_worker(mark: Path, code: str) -> None:
+    """Refuse to work where the result would be lost or another one.
+
+    Raises:
+        EnvironmentFault: the machine does not see the work folder, or has another version of the code or of a
+            library that judges text.
+    """
+    if not mark.is_dir():
+        raise EnvironmentFault(
+            f"the Ray worker on {socket.gethostname()} does not see the work folder",
+            where=str(mark.parent),
+            why="workers write finished parts there, and this machine reads them",
+            fix="let SOVTUNE_HOME (or --work) name a folder on a file system that all machines of the cluster share",
+        )
+    if code_version() != code:
+        raise EnvironmentFault(
+            f"the Ray worker on {socket.gethostname()} has another version of sovtune or of a library it judges with",
+            why="rows would be judged by two sets of rules",
+            fix="install the same versions on every machine, then start Ray there again",
+        )
