@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sovtune.errors import RunFailed, TrainingDiverged
 from sovtune.model import untrained_adapters
 from sovtune.train import checkpoints
+from sovtune.train.rewards import RewardSums
 
 DIVERGED_FACTOR = 3.0
 """A smoothed loss this many times the lowest smoothed loss so far has left the valley."""
@@ -29,7 +30,11 @@ SMOOTHING = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """One optimizer step; loss in nats per supervised token, memory in bytes, seconds since training began."""
+    """One optimizer step; loss in nats per supervised token, memory in bytes, seconds since training began.
+
+    Preference methods have a loss per pair or judged answer, and rewards: means over chosen (good) and rejected (bad)
+    answers, the difference of the two, and the share of verdicts that the rewards agree with.
+    """
 
     step: int
     loss: float
@@ -39,6 +44,10 @@ class StepMetrics:
     supervised_tokens: int
     seconds: float
     rss_bytes: int
+    reward_chosen: float | None = None
+    reward_rejected: float | None = None
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
 
 
 Progress = Callable[[StepMetrics, int], None]
@@ -46,10 +55,11 @@ Progress = Callable[[StepMetrics, int], None]
 
 @dataclass(slots=True)
 class StepCounts:
-    """Tokens of the step under way; filled by the trainer, emptied by the watch."""
+    """Tokens and rewards of the step under way; filled by the trainer, emptied by the watch."""
 
     tokens: int = 0
     supervised: int = 0
+    rewards: RewardSums = field(default_factory=RewardSums)
 
 
 @dataclass(slots=True)
@@ -155,8 +165,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             supervised_tokens=(before.supervised_tokens if before else 0) + self.counts.supervised,
             seconds=time.monotonic() - self.started,
             rss_bytes=self.process.memory_info().rss,
+            **self.counts.rewards.means(),
         )
         self.counts.tokens = self.counts.supervised = 0
+        self.counts.rewards = RewardSums()
         self.guard.check(metrics.step, metrics.loss)
         if not math.isfinite(metrics.grad_norm):
             raise TrainingDiverged(f"the gradient norm at step {metrics.step} is {metrics.grad_norm}")
@@ -201,7 +213,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 def _line(metrics: StepMetrics) -> str:
     values = {name: getattr(metrics, name) for name in StepMetrics.__slots__}
-    return json.dumps(values) + "\n"
+    return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
 
 
 def _parse(line: str) -> StepMetrics | None:

@@ -1,0 +1,50 @@
+"""Log-probabilities of targets behind a frozen head, each with a gradient of its own, without keeping logits.
+
+The same idea as ``fastpath.loss``: with p = softmax(h W^T) the gradient of log p[t] is dh = (onehot(t) - p) W, and it
+is finished while the chunk's probabilities are at hand. There the sum is all that is wanted; here what each target
+weighs is known only afterwards, so the finished rows wait and are scaled one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sovtune.fastpath.loss import CHUNK, CHUNK_LARGE_VOCABULARY, LARGE_VOCABULARY
+
+
+class FrozenHeadLogProbs(torch.autograd.Function):
+    """log softmax(h W^T)[t] of every row."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 [R] in nats."""
+        chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
+        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        for start in range(0, hidden.shape[0], chunk):
+            rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            log_p = torch.log_softmax(rows @ head.t(), -1, dtype=torch.float32)
+            found[start : start + chunk] = log_p.gather(1, wanted)[:, 0]
+            if grad is not None:
+                p = log_p.exp_().neg_().to(hidden.dtype)
+                p.scatter_add_(1, wanted, torch.ones(wanted.shape, dtype=p.dtype, device=p.device))
+                torch.mm(p, head, out=grad[start : start + chunk])
+                del p
+            del log_p  # or the next chunk would be made while this one is still held
+        ctx.save_for_backward(grad)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad_found: Tensor) -> tuple[Tensor, None, None]:
+        """The finished gradients, each row scaled by its own."""
+        (grad,) = ctx.saved_tensors
+        return grad * grad_found[:, None].to(grad.dtype), None, None
+
+
+def target_log_probs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities of targets: hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 [R] in nats."""
+    found: Tensor = FrozenHeadLogProbs.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
+    return found
