@@ -64,7 +64,15 @@ def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolde
     Raises:
         SovtuneError: with what happened, where, why and the next command.
     """
+    from sovtune.data.caches import held
+
     state = _open(loaded, options, report)
+    with held(state.data.rows_file.parent):
+        _do_stages(state, options, report)
+    return state.folder
+
+
+def _do_stages(state: _State, options: RunOptions, report: Reporter) -> None:
     for name in options.redo:
         state.folder.forget(*STAGES[STAGES.index(name) :])
     steps = {
@@ -87,7 +95,6 @@ def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolde
             report.say("done before")
             continue
         steps[name](state)
-    return state.folder
 
 
 def fetch(loaded: LoadedRecipe, report: Reporter) -> ResolvedBase:

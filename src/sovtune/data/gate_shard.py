@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sovtune.data.caches import mark_used
 from sovtune.data.dedup import WIDTH, Sketch
 from sovtune.data.document import Document, Message
 from sovtune.data.gate_read import GateSource, Slice
@@ -187,7 +188,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def load_shard(folder: Path, part: Slice, shown: str, base: int) -> tuple[Shard, dict[str, Tally]]:
-    """The finished shard of a slice, and its counts by step.
+    """The finished shard of a slice, and its counts by step; its folder is marked as used today.
 
     Args:
         folder: its folder.
@@ -196,6 +197,7 @@ def load_shard(folder: Path, part: Slice, shown: str, base: int) -> tuple[Shard,
         base: rows before it in the run.
     """
     values = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    mark_used(folder)
     tallies = {name: Tally.of(tally) for name, tally in values["tallies"].items()}
     for tally in tallies.values():
         for examples in tally.examples.values():
