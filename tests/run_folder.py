@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from sovtune.records import EvalReport, GateResult, to_json
+from sovtune.records import DataReport, DataSetRecord, Decision, EvalReport, GateResult, to_json
 
 BASE, REVISION = "org/tiny-base", "0123456789abcdef0123456789abcdef01234567"
 
@@ -36,13 +36,31 @@ def eval_json(*, passed: bool = True) -> str:
     )
 
 
+def data_json(
+    *, licence_policy: str = "strict", decisions: tuple[Decision, ...] = (), **states: object
+) -> str:
+    """One data set; ``states`` are what its card says, such as its sensitivity."""
+    entry = DataSetRecord(
+        card_id="letters", version="1", title="letters", licence="CC0-1.0", languages={"ko": 1.0}, source="own",
+        personal_data="none", files=(), rows_read=1, rows_used=1, dropped={}, tokens=9, supervised_tokens=9,
+        share_asked=None, share_reached=1.0, **states,
+    )  # fmt: skip
+    return to_json(
+        DataReport(
+            cache_key="0", datasets=(entry,), documents=1, rows=1, tokens=9, supervised_tokens=9, max_length=9,
+            longest_document=9, overlong={}, tokens_cut=0, row_fill=1.0, template_sha256="0", template_source="-",
+            tokenizer_sha256="0", stop_token="-", licence_policy=licence_policy, decisions=decisions,
+        )
+    )  # fmt: skip
+
+
 def make_run(folder: Path) -> Path:
     """A finished run as the other stages leave it, with things that must stay home."""
     files = {
         "README.md": "---\nlicense: apache-2.0\n---\n# 한국어 어댑터\n",
         "recipe.lock.yaml": "name: tiny\n",
         "eval.json": eval_json(),
-        "data.json": "{}\n",
+        "data.json": data_json(sensitivity="public"),
         "train.json": "{}\n",
         "report.html": '<html dir="rtl">تقرير</html>\n',
         "LICENSE": "Apache-2.0\n",

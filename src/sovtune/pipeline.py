@@ -113,13 +113,17 @@ def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> Resolv
 
 def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State:
     """Resolve the base, prepare data, lock both, open the run folder."""
+    from sovtune.data.card import load_card
+    from sovtune.data.permission import enforce, place_in
     from sovtune.data.prepare import GATE, prepare
     from sovtune.recipe_file import lock_text
 
+    recipe = loaded.resolved()
+    cards = [load_card(Path(source.card)) for source in recipe.data]
+    enforce(recipe, cards, place_in(loaded))  # before gigabytes of a base are fetched
     report.stage("base")
     base = _resolve(loaded, report, offline=options.offline)
     report.stage("data")
-    recipe = loaded.resolved()
     data = prepare(recipe, base_folder=base.folder, base_hash=base.record.content_sha256, cache=cache_home())
     _tell_data(data.report, report)
     lock = lock_text(loaded, locked_facts(base.record, data.report))
@@ -185,8 +189,10 @@ def _tell_data(data: DataReport, report: Reporter) -> None:
         report.say(
             "masked or counted: " + ", ".join(f"{kind} {count}" for kind, count in data.masked.items())
         )
-    for warning in data.warnings:
+    for warning in (*data.warnings, *data.open_questions):
         report.say(f"warning: {warning}")
+    for made in data.decisions:
+        report.say(f"overruled: {made.refusal} by {made.name}: {made.reason}")
 
 
 def _plan(state: _State) -> None:
@@ -224,8 +230,8 @@ def _load_for_training(state: _State) -> LoadedModel:
 
 
 def _train(state: _State) -> None:
+    from sovtune.data.arrow_rows import load_rows
     from sovtune.data.pack import training_order
-    from sovtune.data.prepare import load_rows
     from sovtune.plan import steps_for
     from sovtune.train import checkpoints, engine
     from sovtune.train.watch import StepMetrics

@@ -13,12 +13,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from sovtune.audience import Audience
 from sovtune.errors import EnvironmentFault, PublishFailed, UsageError
 from sovtune.network import endpoint_host
 from sovtune.publish_folder import publish_to_folder
 from sovtune.publish_line import Line, explain, open_line
 from sovtune.records import PublishReceipt, to_json
-from sovtune.release import ReleaseFile, may_be_published, select
+from sovtune.release import ReleaseFile, check_audience, may_be_published, select
 from sovtune.runs import RECORD_FILES, write_atomic
 
 if TYPE_CHECKING:
@@ -86,11 +87,14 @@ def publish(
     Raises:
         UsageError: the run, the target or the tag cannot be published as it stands.
         EnvironmentFault: the token is missing or malformed.
+        DataRefused: what the adapter was trained on may not go there.
         GateFailed: the evaluation did not pass its gates.
         PublishFailed: the target failed; under the tag it holds the whole version or nothing.
     """
     target = _read_target(to, endpoint, tag, private, token_env)
     files = select(run_dir, credentials=[target.token] if target.token else ())
+    for line in check_audience(files, run_dir, Audience(to=to, endpoint=endpoint, private=private)):
+        say(line)
     if dry_run:
         outcome = _dry_run(target)
     elif target.kind == "dir":

@@ -14,8 +14,9 @@ from fnmatch import fnmatchcase
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from sovtune.errors import GateFailed, UsageError
-from sovtune.records import EvalReport, FileHash, from_json
+from sovtune.audience import Audience, Statement, audience_problems
+from sovtune.errors import DataRefused, GateFailed, UsageError
+from sovtune.records import DataReport, EvalReport, FileHash, from_json
 from sovtune.secrets import find_private_paths, find_secrets
 
 WEIGHTS = "adapter_model.safetensors"
@@ -37,6 +38,7 @@ BINARY = frozenset({WEIGHTS, "tokenizer.model", "spiece.model", "sentencepiece.b
 REQUIRED = {
     "README.md": "sovtune card RECIPE",
     "eval.json": "sovtune eval RECIPE",
+    "data.json": "sovtune data RECIPE",
     WEIGHTS: "sovtune train RECIPE",
     "adapter_config.json": "sovtune train RECIPE",
 }
@@ -267,6 +269,54 @@ def _check_tokenizer_config(file: ReleaseFile, problems: list[str]) -> None:
         f"{file.origin}: {key} makes transformers run code of the repository; remove it"
         for key in ("auto_map", "trust_remote_code")
         if config.get(key)
+    )
+
+
+def check_audience(files: Sequence[ReleaseFile], run_dir: Path, audience: Audience) -> tuple[str, ...]:
+    """Hold the target to what the cards of the training data state about who may have it, and where.
+
+    Args:
+        files: what would be published, data.json among it.
+        run_dir: the run folder.
+        audience: where it would go.
+
+    Returns:
+        What a person answers for, or the policy advisory let pass; a sentence each.
+
+    Raises:
+        DataRefused: the adapter may not go there, and nobody answers for it.
+        UsageError: data.json cannot be read.
+    """
+    content = next(file.content for file in files if file.name == "data.json") or b""
+    report = from_json(DataReport, content.decode("utf-8"), where=str(run_dir / "data.json"))
+    decided = {(made.refusal, made.question): made for made in report.decisions}  # of this target, not of any
+    found = [
+        problem
+        for entry in report.datasets
+        for problem in audience_problems(
+            Statement(
+                card=entry.card_id,
+                sensitivity=entry.sensitivity,
+                allowed_regions=entry.allowed_regions,
+                export=entry.export,
+            ),
+            audience,
+        )
+    ]
+    open_questions = [one for one in found if not one.settled and report.licence_policy == "advisory"]
+    refused = [one for one in found if (one.id, one.message) not in decided and one not in open_questions]
+    if refused:
+        raise DataRefused(
+            "; ".join(dict.fromkeys(f"{one.message} [{one.id}]" for one in refused)),
+            where=str(run_dir / "data.json"),
+            why="the data's card says who may have what was trained on it",
+            fix="; ".join(dict.fromkeys(one.fix for one in refused))
+            + "; an override belongs into the recipe, with this target under publish: (`sovtune check` shows it)",
+        )
+    made_for = ((one.id, decided.get((one.id, one.message))) for one in found)
+    answered = [f"{name}: {made.name} answers for it" for name, made in made_for if made is not None]
+    return tuple(
+        dict.fromkeys([*answered, *(f"{one.id} is left open: {one.message}" for one in open_questions)])
     )
 
 
