@@ -291,6 +291,38 @@ def croissant(
         print_line(text.rstrip("\n"))
 
 
+@data_app.command()
+def clean(
+    *,
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Remove what was not used for so many days."),
+    ] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, say what would go.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Empty the data caches of what is old: parts of the data gate, unfinished scans, prepared rows.
+
+    They lie below $SOVTUNE_HOME and are made again when they are needed. What a run is using stays, and so do
+    downloaded bases. After each run, parts of the gate that were not used for 30 days go by themselves. With --json:
+    {"dry_run", "freed_bytes", "removed": {kind: {"count", "bytes"}}, "kept": {...}, "in_use": {...}}.
+
+    Example:  sovtune data clean --dry-run
+
+    Example:  sovtune data clean --older-than 7
+    """
+    from sovtune.clean_command import as_values, clean_caches, in_words
+
+    close_network([])
+    with make_reporter(quiet) as progress:
+        cleaned = clean_caches(older_than, progress, dry_run=dry_run)
+    if as_json:
+        print_json(as_values(cleaned, dry_run=dry_run))
+    else:
+        print_line(in_words(cleaned, older_than, dry_run=dry_run))
+
+
 def _tags(text: str) -> tuple[str, ...]:
     """Tags between commas or blanks."""
     return tuple(text.replace(",", " ").split())

@@ -1,6 +1,7 @@
 """The data gate inside a run: planted defects do not reach training, and the card says what was done."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -116,7 +117,11 @@ def test_an_edited_held_out_set_makes_the_data_anew(project):
     write_card(
         folder, "held-ko", [{"text": answer} for answer in ANSWERS], kind="text", language="ko", training="no"
     )
+    forgotten = folder / "home" / "gate" / ("0" * 64)
+    forgotten.mkdir()
+    os.utime(forgotten, (0, 0))
     done = sovtune("data", folder / "recipe.yaml", "--runs-dir", "other", "--json", folder=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["overlap_dropped"] == 0
+    assert not forgotten.exists(), "parts that no run has used for a month go after a run of the gate"
     assert set((folder / "home" / "data").iterdir()) > caches

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sovtune.data.caches import forget_old_shards
 from sovtune.data.card import LoadedCard, chosen_files, load_card
 from sovtune.data.clean import CleanPolicy
 from sovtune.data.document import ReadSource
@@ -88,6 +89,7 @@ def curated_sources(
                 found[place].counts[f"{DROPPED}{row.reason}"] += 1
             elif wish.max_rows is None or len(found[place].documents) < wish.max_rows:
                 found[place].documents.append(row.document)
+        forget_old_shards(work_dir)  # only now, when this run has marked its own as used
         return found, curated.report
 
 
