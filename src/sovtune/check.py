@@ -19,13 +19,14 @@ class CheckResult:
     """Every problem found; ``exit_code`` is 2 for mistakes in files, 4 when only data or licences are refused.
 
     ``warnings`` are open questions that the policy advisory let pass, ``decisions`` refusals that people answer for,
-    ``ways_out`` what to do about the licence refusals as a whole.
+    ``refusals`` the ids of those that stand, ``ways_out`` what to do about them as a whole.
     """
 
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
     exit_code: int
     loaded: LoadedRecipe | None
+    refusals: tuple[str, ...] = ()
     ways_out: str | None = None
     decisions: tuple[Decision, ...] = ()
 
@@ -36,6 +37,7 @@ class CheckResult:
             "ok": not problems,
             "problems": problems,
             "warnings": list(self.warnings),
+            "refusals": list(self.refusals),
             "decisions": [asdict(decision) for decision in self.decisions],
         }
 
@@ -61,7 +63,7 @@ def check_all(path: Path, overrides: Sequence[str]) -> CheckResult:
     recipe = loaded.resolved()
     found = _permission(loaded, mistakes)
     wanted = [(source.card, source.split) for source in recipe.data]
-    wanted += [(held_out.card, None) for held_out in recipe.evaluate.texts]
+    wanted += [(held_out.card, None) for held_out in recipe.evaluate.held_out]
     for card_path, split in wanted:
         _check_one(Path(card_path), split, mistakes, refused)
     refused += found.as_problems() if found else []
@@ -71,6 +73,7 @@ def check_all(path: Path, overrides: Sequence[str]) -> CheckResult:
         warnings=found.questions() if found else (),
         exit_code=2 if mistakes else 4 if refused else 0,
         loaded=loaded,
+        refusals=tuple(dict.fromkeys(one.id for one in found.verdicts.refused)) if found else (),
         ways_out=found.ways_out() if found and found.verdicts.refused else None,
         decisions=found.decisions() if found else (),
     )

@@ -91,6 +91,8 @@ class Evaluate(Section):
 
     texts: tuple[HeldOut, ...] = Field(default=(), max_length=32)
     """Held-out sets for bits per byte."""
+    pairs: tuple[HeldOut, ...] = Field(default=(), max_length=32)
+    """Held-out comparisons (kind preference): how often base and adapter find the chosen answer likelier."""
     prompts: tuple[Text, ...] = Field(default=(), max_length=20)
     """Prompts answered greedily before and after."""
     max_new_tokens: int = Field(default=96, ge=1, le=8192, json_schema_extra=unit("tokens"))
@@ -111,7 +113,15 @@ class Evaluate(Section):
     def _sets_differ(self) -> Conflict | None:
         return first_repeat([text.card for text in self.texts], "texts", "this held-out set is named twice")
 
-    rules = (_gate_has_a_set, _sets_differ)
+    def _pairs_differ(self) -> Conflict | None:
+        return first_repeat([pair.card for pair in self.pairs], "pairs", "this held-out set is named twice")
+
+    rules = (_gate_has_a_set, _sets_differ, _pairs_differ)
+
+    @property
+    def held_out(self) -> tuple[HeldOut, ...]:
+        """Every held-out set, whatever is measured on it."""
+        return (*self.texts, *self.pairs)
 
 
 class Override(Section):
@@ -309,10 +319,11 @@ class Recipe(Section):
 
     def _held_out_is_held_out(self) -> Conflict | None:
         trained = {source.card for source in self.data if source.split is None}
-        for index, text in enumerate(self.evaluate.texts):
-            if text.card in trained:
-                message = "this card is also under data: text that is trained on cannot be held out"
-                return Conflict(message, ("evaluate", "texts", index, "card"))
+        for name, sets in (("texts", self.evaluate.texts), ("pairs", self.evaluate.pairs)):
+            for index, held_out in enumerate(sets):
+                if held_out.card in trained:
+                    message = "this card is also under data: text that is trained on cannot be held out"
+                    return Conflict(message, ("evaluate", name, index, "card"))
         return None
 
     def _dialogues_stay_whole(self) -> Conflict | None:

@@ -37,6 +37,7 @@ LOCAL_PATHS: tuple[KeyPath, ...] = (
     ("adapter", "continue_from"),
     ("data", "*", "card"),
     ("evaluate", "texts", "*", "card"),
+    ("evaluate", "pairs", "*", "card"),
 )
 """Every path in a recipe that is relative to the file it stands in; ``*`` is any item of a list."""
 

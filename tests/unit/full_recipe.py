@@ -116,7 +116,7 @@ launch:
   strategy: ddp
   data_engine: ray
   data_workers: 2
-  ray_address: ray://head:10001
+  ray_address: head:6379
   time_limit: 1-12:00:00
   partition: gpu
   account: ko-models
@@ -130,6 +130,10 @@ evaluate:
       max_documents: 60
     - card: ../data_cards/en-heldout.yaml
       role: replay
+  pairs:
+    - card: ../data_cards/ko-pairs-heldout.yaml
+      role: other
+      max_documents: 40
   prompts:
     - 한국의 수도는 어디인가요?
     - ما هي عاصمة السعودية؟

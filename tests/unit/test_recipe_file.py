@@ -532,7 +532,7 @@ FIELDS = {
     "HeldOut": "card role max_documents",
     "Curate": "check_language min_language_share tashkeel tatweel visual_order chinese quality duplicates "
     "duplicate_threshold personal_data secrets contamination",
-    "Evaluate": "texts prompts max_new_tokens max_length fail_if_replay_rises fail_if_target_falls_less",
+    "Evaluate": "texts pairs prompts max_new_tokens max_length fail_if_replay_rises fail_if_target_falls_less",
     "Card": "licence title summary intended_use out_of_scope limitations contact licence_policy overrides",
     "Publish": "to endpoint tag private token_env",
     "Recipe": "schema_version name language seed method base adapter data mix curate train preference launch evaluate card "
