@@ -176,7 +176,29 @@ def scan(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="REPORT.html", help="Write a report for people.")
     ] = None,
-    workers: Workers = CORES,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Number of processes; default: one per core, of the cluster too.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", metavar="local|ray", help="Who works: this machine's processes, or a Ray cluster."
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="A Ray cluster that this machine has joined; default: one of the scan's own, here.",
+        ),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -201,7 +223,7 @@ def scan(
     from sovtune.data_view import report_table
     from sovtune.scan_command import ScanRequest, scan_files
 
-    close_network([])
+    close_network([], ray_address)
     request = ScanRequest(
         files=tuple(files),
         language=language,
@@ -214,6 +236,8 @@ def scan(
         out=out,
         decisions=decisions,
         report=report,
+        engine=engine,
+        ray_address=ray_address,
         workers=workers,
         work=work,
     )

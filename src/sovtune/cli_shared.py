@@ -48,16 +48,17 @@ def make_reporter(quiet: bool) -> Reporter:
     return Reporter(Console(stderr=True), quiet=quiet)
 
 
-def close_network(endpoints: Iterable[str]) -> None:
+def close_network(endpoints: Iterable[str], ray_address: str | None = None) -> None:
     """Environment and allow-list before anything heavy is imported; talk of dependencies stays off the terminal."""
     import logging
     import warnings
 
     from sovtune.network import air_gap_environment, allowed_hosts, guard_egress
+    from sovtune.recipe_launch import ray_host
 
     hosts = allowed_hosts(endpoints)
     air_gap_environment(offline=not hosts)
-    guard_egress(hosts)
+    guard_egress({*hosts, ray_host(ray_address)} if ray_address else hosts)
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # It reports the optional package `kernels` as missing.
@@ -89,7 +90,7 @@ def open_recipe(
         endpoints += hub_of_environment() or ([] if mirrors else [PUBLIC_HUB])
     if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
         endpoints.append(loaded.recipe.publish.endpoint)
-    close_network(endpoints)
+    close_network(endpoints, loaded.recipe.launch.ray_address)
     return loaded
 
 

@@ -8,6 +8,14 @@ from pydantic import Field
 
 from sovtune.section import Conflict, Section, Text, form, unit
 
+RAY_ADDRESS = r"^([^\s/:\[\]]+|\[[0-9A-Fa-f:]+\]):\d{1,5}$"
+"""``host:port``, an IPv6 address in brackets."""
+
+
+def ray_host(address: str) -> str:
+    """The host in an address of a Ray cluster."""
+    return address.rpartition(":")[0].strip("[]")
+
 
 class Launch(Section):
     """Where the work runs; it changes how long it takes, not what comes out."""
@@ -22,8 +30,10 @@ class Launch(Section):
     """Who runs the data gate: processes on this machine, or a Ray cluster (extra sovtune[ray])."""
     data_workers: int | None = Field(default=None, ge=1, le=4096, json_schema_extra=unit("processes"))
     """Workers of the data gate; default one per core."""
-    ray_address: Text | None = None
-    """For ray: the cluster's address, such as `ray://head:10001`; default a cluster on this machine."""
+    ray_address: str | None = Field(
+        default=None, pattern=RAY_ADDRESS, json_schema_extra=form("host:port, such as head:6379")
+    )
+    """For ray: a cluster that this machine has joined, such as `head:6379`; default one of the run's own, here."""
     time_limit: str | None = Field(
         default=None,
         pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$",

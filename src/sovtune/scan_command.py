@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 from sovtune.base import cache_home
 from sovtune.data.files import LocalFile, markdown_in
 from sovtune.data.gate import Curated, curate
+from sovtune.data.gate_ray_cluster import RayCluster
 from sovtune.data.gate_read import GateSource
 from sovtune.data.gate_report import DataGateReport
 from sovtune.data.gate_settings import GateSettings, Percentiles, PersonalDataPolicy, SecretsPolicy
@@ -33,6 +34,7 @@ W = TypeVar("W", bound=str)
 _TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _PERSONAL_DATA: dict[str, PersonalDataPolicy] = {"report": "report", "mask": "mask", "drop": "drop"}
 _SECRETS: dict[str, SecretsPolicy] = {"mask": "mask", "drop": "drop"}
+_ENGINES = {"local": "local", "ray": "ray"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,9 @@ class ScanRequest:
     out: Path | None = None
     decisions: Path | None = None
     report: Path | None = None
-    workers: int = 2
+    engine: str = "local"
+    ray_address: str | None = None
+    workers: int | None = None
     work: Path | None = None
 
     @property
@@ -68,6 +72,7 @@ def scan_files(request: ScanRequest, progress: Reporter) -> DataGateReport:
         EnvironmentFault: something cannot be written.
     """
     settings = settings_of(request)
+    cluster = _cluster(request)
     sources = sources_of(request.files, settings.languages)
     held_out = sources_of(request.against, settings.languages, any_fields=True)
     _check_outputs(request, [*sources, *held_out])
@@ -81,7 +86,13 @@ def scan_files(request: ScanRequest, progress: Reporter) -> DataGateReport:
     with (
         _work_folder(request, settings) as folder,
         curate(
-            sources, settings, folder, held_out=held_out, workers=request.workers, progress=tick
+            sources,
+            settings,
+            folder,
+            held_out=held_out,
+            workers=request.workers,
+            cluster=cluster,
+            progress=tick,
         ) as curated,
     ):
         _write(request, curated)
@@ -103,6 +114,16 @@ def settings_of(request: ScanRequest) -> GateSettings:
         personal_data=_one_of("--pii", request.personal_data, _PERSONAL_DATA),
         secrets=_one_of("--secrets", request.secrets, _SECRETS),
     )
+
+
+def _cluster(request: ScanRequest) -> RayCluster | None:
+    if _one_of("--engine", request.engine, _ENGINES) == "ray":
+        return RayCluster(address=request.ray_address)
+    if request.ray_address is not None:
+        raise UsageError(
+            "--ray-address is read only with --engine ray", fix="add --engine ray, or leave it out"
+        )
+    return None
 
 
 def check_tags(tags: Sequence[str]) -> None:

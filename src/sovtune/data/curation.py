@@ -13,6 +13,7 @@ from sovtune.data.clean import CleanPolicy
 from sovtune.data.document import ReadSource
 from sovtune.data.entries import files_of
 from sovtune.data.gate import curate
+from sovtune.data.gate_ray_cluster import RayCluster
 from sovtune.data.gate_read import GateSource
 from sovtune.data.gate_report import DataGateReport
 from sovtune.data.gate_settings import GateSettings, Percentiles
@@ -21,10 +22,6 @@ from sovtune.data.sources import DROPPED, ROWS_READ, SourceRequest, read_documen
 from sovtune.errors import DataRefused
 from sovtune.recipe import DataSource, HeldOut, Recipe
 from sovtune.recipe_curate import Curate
-
-WORKERS = 2
-"""Processes of the gate inside a run; a large corpus is better curated once with `sovtune data scan --workers N`."""
-
 
 def gate_settings(section: Curate, recipe: Recipe, cards: Sequence[LoadedCard]) -> GateSettings:
     """The gate's settings for a recipe: every language that the recipe or a card names is accepted."""
@@ -78,7 +75,11 @@ def curated_sources(
     held_out = [source for wish in recipe.evaluate.texts for source in _held_out(wish)]
     settings = gate_settings(section, recipe, [loaded for _, loaded in sources])
     found = [ReadSource() for _ in sources]
-    with curate(files, settings, work_dir, held_out=held_out, workers=WORKERS) as curated:
+    launch = recipe.launch
+    cluster = RayCluster(address=launch.ray_address) if launch.data_engine == "ray" else None
+    with curate(
+        files, settings, work_dir, held_out=held_out, workers=launch.data_workers, cluster=cluster
+    ) as curated:
         for row in curated.rows():
             place = owner[row.file]
             wish, loaded = sources[place]
