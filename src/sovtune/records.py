@@ -51,7 +51,8 @@ class DataSetRecord:
 
     ``compared`` says of each statement of the card how it was held against a measurement, or why it was not;
     ``documents`` are the licence's evidence and the letter of permission, by hash; ``outputs_of`` licences of models
-    that wrote the data and whose duties go along with what they wrote.
+    that wrote the data and whose duties go along with what they wrote. ``tokens_available`` are those of all its
+    documents that could be taken, ``tokens`` those in the rows, where a document may stand more than once.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -81,6 +82,26 @@ class DataSetRecord:
     outputs_of: tuple[str, ...] = ()
     documents: dict[str, FileHash] = field(default_factory=dict)
     compared: dict[str, str] = field(default_factory=dict)
+    tokens_available: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageRecord:
+    """One language of the training data; a document counts as a whole for the language most of its letters are in.
+
+    ``share_before`` is of all letters that came to the data gate (weighted, see ``data.language``; None without a
+    gate), for what the gate drops is never tokenised. ``tokens_available`` and ``share_available`` are of all
+    documents that could be taken, ``tokens`` and ``share_reached`` of the packed rows.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    tag: str
+    share_asked: float | None
+    share_before: float | None = None
+    tokens_available: int
+    share_available: float
+    tokens: int
+    share_reached: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +147,7 @@ class DataReport:
     licence_policy: Literal["strict", "advisory"] = "strict"
     decisions: tuple[Decision, ...] = ()
     open_questions: tuple[str, ...] = ()
+    languages: tuple[LanguageRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +221,30 @@ class TextScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PairScore:
+    """Held-out comparisons: the share in which the chosen answer is likelier per token, under base and adapter.
+
+    Margins are mean leads of the chosen answer in nats per token. ``reward`` is the share in which training made the
+    chosen answer likelier, relative to the rejected one, and its margin is in nats. Intervals are 95 %.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: str
+    card_id: str
+    sha256: str
+    pairs: int
+    base: float
+    base_interval: tuple[float, float]
+    adapter: float
+    adapter_interval: tuple[float, float]
+    base_margin: float
+    adapter_margin: float
+    reward: float
+    reward_interval: tuple[float, float]
+    reward_margin: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleAnswer:
     """One prompt answered greedily by base and adapter."""
 
@@ -231,6 +277,7 @@ class EvalReport:
     decoding: str
     bootstrap: str
     seconds: float
+    pairs: tuple[PairScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

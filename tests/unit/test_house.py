@@ -82,7 +82,10 @@ BETWEEN_STAGES = {
     ("evaluate.compare", "data.document"): "held-out text stands behind data cards too",
     ("evaluate.compare", "data.sources"): "held-out text stands behind data cards too",
     ("evaluate.compare", "data.template"): "held-out text is rendered as training text is",
-    ("evidence", "data.card"): "whether text of the data may stand in a published page is for its cards to say",
+    (
+        "evidence",
+        "data.card",
+    ): "whether text of the data may stand in a published page is for its cards to say",
     ("evidence", "data.gate_report"): "what the data gate did is a record of the run like the others",
     ("report", "data.gate_report"): "what the data gate did is a record of the run like the others",
 }
@@ -90,7 +93,7 @@ BETWEEN_STAGES = {
 
 HOMES = {
     "bitsandbytes": "model fastpath.peft_layers device_checks",
-    "datasets": "data.entries data.prepare train.engine",
+    "datasets": "data.entries data.arrow_rows train.engine",
     "filelock": "base data.gate",
     "ftfy": "data.mojibake",
     "httpx2": "base publish publish_line",

@@ -16,7 +16,7 @@ from sovtune.data.gate_settings import GateSettings
 from sovtune.data.gate_shard import Row
 from sovtune.data.gate_steps import Kept, hide_personal_data, normalise_document
 from sovtune.data.judged import check_verdicts, refuse_judged, render_judged
-from sovtune.data.pack import fit, pack
+from sovtune.data.pack import RowLimit, pack
 from sovtune.data.rows import RowFault, columns, guess_format, required, to_document
 from sovtune.errors import DataRefused
 from tiny_models import CHATML, make_tokenizer
@@ -241,9 +241,8 @@ def test_a_pair_is_packed_and_dropped_as_one_piece() -> None:
     long = render_judged(long_pair, "dpo", TEMPLATE, TOKENIZER)
     room = len(long.input_ids) - 1
     assert long.parts[1] <= room, "each side alone would fit"
-    fitted = fit([short, long, short], room, "drop")
-    assert (fitted.counts, fitted.tokens_cut) == ({"dropped": 1}, len(long.input_ids))
-    with pytest.raises(DataRefused, match="a:2"):
-        fit([short, long], room, "error")
+    limit = RowLimit(room, "drop")
+    assert [limit.admits(one) for one in (short, long, short)] == [True, False, True]
+    assert (limit.counts, limit.tokens_cut) == ({"dropped": 1}, len(long.input_ids))
     size = len(short.input_ids)
-    assert pack([size, size, size], 2 * size + 5) == [[0, 1], [2]]
+    assert list(pack([size, size, size], 2 * size + 5)) == [[0, 1], [2]]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovtune.data.chat import IGNORE, Rendered
-from sovtune.data.pack import fit, pack, training_order
+from sovtune.data.chat import Rendered
+from sovtune.data.pack import RowLimit, one_each, pack, training_order
 from sovtune.errors import DataRefused
 
 lengths = st.lists(st.integers(1, 64), max_size=60)
@@ -17,7 +17,8 @@ def test_every_document_is_in_exactly_one_row_and_rows_hold(sizes):
     rows = pack(sizes, 64)
     assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
     assert all(sum(sizes[index] for index in row) <= 64 for row in rows)
-    assert rows == pack(list(sizes), 64)
+    assert list(rows) == list(pack(list(sizes), 64))
+    assert len(rows) == len(list(rows))
 
 
 @settings(max_examples=50, derandomize=True)
@@ -27,8 +28,25 @@ def test_no_two_rows_could_be_one(sizes):
     assert all(a + b > 64 for i, a in enumerate(filled) for b in filled[:i])
 
 
+@settings(max_examples=50, derandomize=True)
+@given(lengths)
+def test_rows_are_those_of_the_plain_algorithm(sizes):
+    """Longest first, each into the row with the least room that holds it, the first of equal rows."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda place: (-sizes[place], place)):
+        fitting = [row for row in range(len(rows)) if room[row] >= sizes[index]]
+        if not fitting:
+            rows.append([])
+            room.append(64)
+        row = min(fitting, key=lambda row: (room[row], row)) if fitting else len(rows) - 1
+        rows[row].append(index)
+        room[row] -= sizes[index]
+    assert list(pack(sizes, 64)) == rows
+
+
 def test_best_fit_takes_the_fullest_row_that_has_room():
-    assert pack([6, 5, 4, 3], 10) == [[0, 2], [1, 3]]
+    assert list(pack([6, 5, 4, 3], 10)) == [[0, 2], [1, 3]]
 
 
 @settings(max_examples=50, derandomize=True)
@@ -45,25 +63,24 @@ def document(length: int) -> Rendered:
     return Rendered(input_ids=list(range(length)), labels=list(range(length)), where=f"f:{length}")
 
 
-def test_overlong_documents_are_refused_dropped_or_split_and_counted():
-    documents = [document(5), document(23)]
-    with pytest.raises(DataRefused, match="23 tokens, a row holds 10") as caught:
-        fit(documents, 10, "error")
+def test_too_long_documents_are_counted_or_refused_all_at_once():
+    limit = RowLimit(10, "drop")
+    assert [limit.admits(document(length)) for length in (5, 23, 10, 11)] == [True, False, True, False]
+    limit.close()
+    assert (limit.counts, limit.tokens_cut) == ({"dropped": 2}, 34)
+    strict = RowLimit(10, "error")
+    assert [strict.admits(document(length)) for length in (5, 23, 40)] == [True, False, False]
+    with pytest.raises(DataRefused, match="23 tokens, a row holds 10; 1 more are too long") as caught:
+        strict.close()
     assert caught.value.where == "f:23"
-    dropped = fit(documents, 10, "drop")
-    assert (len(dropped.documents), dropped.counts, dropped.tokens_cut) == (1, {"dropped": 1}, 23)
-    split = fit(documents, 10, "split")
-    assert [len(piece.input_ids) for piece in split.documents] == [5, 10, 10, 3]
-    assert (split.counts, split.tokens_cut) == ({"split": 1}, 0)
+    assert "longest document has 40" in str(caught.value)
 
 
-def test_a_split_piece_without_loss_is_left_out_and_its_tokens_counted():
-    long = Rendered(input_ids=list(range(20)), labels=[IGNORE] * 10 + list(range(10)), where="f:1")
-    result = fit([long], 10, "split")
-    assert len(result.documents) == 1
-    assert result.tokens_cut == 10
+def test_documents_that_fit_are_not_refused():
+    limit = RowLimit(10, "error")
+    assert limit.admits(document(10))
+    limit.close()
 
 
-def test_nothing_left_is_an_error():
-    with pytest.raises(DataRefused, match="no document is left"):
-        fit([document(50)], 10, "drop")
+def test_without_packing_each_document_has_a_row():
+    assert list(one_each(3)) == [[0], [1], [2]]

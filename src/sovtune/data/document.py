@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -47,9 +48,18 @@ class Document:
         return {"messages": turns}
 
 
-@dataclass(slots=True)
-class ReadSource:
-    """Documents of one source of a recipe, and counts of rows read and dropped by reason."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A document on its way into the mixture: the place of its source in the recipe, and its main language."""
 
-    documents: list[Document] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    source: int
+    document: Document
+    language: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """The documents of all sources, source by source; ``counts`` of rows read and dropped grow while they are read."""
+
+    documents: Iterator[Incoming]
+    counts: tuple[Counter[str], ...]

@@ -250,6 +250,7 @@ class _Run:
                 file=shard.shown,
                 row=row.number,
                 document=row.document if verdict is None else None,
+                language=row.tag,
                 step=verdict.step if verdict is not None else row.step,
                 reason=verdict.reason if verdict is not None else row.reason or None,
                 changed=tuple(row.changed),

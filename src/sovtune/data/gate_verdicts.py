@@ -25,11 +25,15 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedRow:
-    """What became of one row. ``duplicate_of`` is ``file:row``; the document is the curated one, None when dropped."""
+    """What became of one row. ``duplicate_of`` is ``file:row``; the document is the curated one, None when dropped.
+
+    ``language`` is the tag of its main language, empty when that cannot be said or the row was not read.
+    """
 
     file: str
     row: int
     document: Document | None
+    language: str
     step: str
     reason: str | None
     changed: tuple[str, ...]

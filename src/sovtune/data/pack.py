@@ -1,78 +1,103 @@
-"""Fit documents into rows of at most ``max_length`` tokens: best-fit packing, overlong documents, order of training."""
+"""Fit documents into rows of at most ``max_length`` tokens: overlong documents, best-fit packing, order of training."""
 
 from __future__ import annotations
 
+import heapq
 import random
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sovtune.data.chat import IGNORE, Rendered
+import numpy as np
+import numpy.typing as npt
+
+from sovtune.data.chat import Rendered
 from sovtune.errors import DataRefused
+
+Integers = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+"""Tokens of each of some documents."""
+_AT_ONCE = 1 << 16
+"""Documents whose lengths are Python integers at one time."""
+
+
+class RowLimit:
+    """Holds documents to the length of a row, one by one, and counts what that took.
+
+    ``counts`` says how many documents were dropped and split, ``tokens_cut`` how many tokens were lost.
+
+    Args:
+        max_length: tokens a row holds.
+        overlong: what becomes of a longer document: refused, or dropped and counted. (``split`` cuts running text
+            before it comes here, see ``data.split``; nothing else may be cut.)
+    """
+
+    def __init__(self, max_length: int, overlong: Literal["error", "drop", "split"]):
+        self.max_length, self.overlong = max_length, overlong
+        self.counts: Counter[str] = Counter()
+        self.tokens_cut = 0
+        self._first = ("", 0)
+        self._refused = 0
+        self._longest = 0
+
+    def admits(self, document: Rendered) -> bool:
+        """Whether the document fits; one that does not is counted."""
+        length = len(document.input_ids)
+        if length <= self.max_length:
+            return True
+        if self.overlong == "drop":
+            self.counts["dropped"] += 1
+            self.tokens_cut += length
+            return False
+        if not self._refused:
+            self._first = (document.where, length)
+        self._refused += 1
+        self._longest = max(self._longest, length)
+        return False
+
+    def close(self) -> None:
+        """Refuse documents that were too long, all at once, when the last one has been seen.
+
+        Raises:
+            DataRefused: ``overlong`` is ``error`` and a document was too long.
+        """
+        if not self._refused:
+            return
+        where, length = self._first
+        more = f"; {self._refused - 1:,} more are too long" if self._refused > 1 else ""
+        raise DataRefused(
+            f"this document has {length} tokens, a row holds {self.max_length}{more}",
+            where=where,
+            why="cutting them silently would train on half an answer",
+            fix=f"raise train.rows.max_length (the longest document has {self._longest}), "
+            "or set train.rows.overlong",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """Documents none of which is longer than a row, and what it took: counts by kind and tokens lost."""
+class Packed:
+    """Rows as groups of documents: row ``i`` holds ``members[starts[i]:starts[i + 1]]``.
 
-    documents: list[Rendered]
-    counts: dict[str, int]
-    tokens_cut: int
-
-
-def fit(
-    documents: Sequence[Rendered], max_length: int, overlong: Literal["error", "drop", "split"]
-) -> Fitted:
-    """Deal with documents longer than a row.
-
-    ``split`` cuts into pieces of ``max_length`` tokens, all of which stay; ``drop`` leaves the document out and
-    counts its tokens; ``error`` refuses and names it.
-
-    Raises:
-        DataRefused: a document is too long and ``overlong`` is ``error``, or nothing is left.
+    Attributes:
+        members: document indices, row after row.
+        starts: where each row begins in ``members``, and their number at the end; shape (rows + 1,).
     """
-    kept: list[Rendered] = []
-    counts = {"dropped": 0, "split": 0}
-    cut = 0
-    for document in documents:
-        length = len(document.input_ids)
-        if length <= max_length:
-            kept.append(document)
-        elif overlong == "error":
-            longest = max(len(other.input_ids) for other in documents)
-            raise DataRefused(
-                f"this document has {length} tokens, a row holds {max_length}",
-                where=document.where,
-                why="cutting it silently would train on half an answer",
-                fix=f"raise train.rows.max_length (the longest document has {longest}), or set train.rows.overlong",
-            )
-        elif overlong == "drop":
-            counts["dropped"] += 1
-            cut += length
-        else:
-            pieces = _split(document, max_length)
-            kept.extend(pieces)
-            counts["split"] += 1
-            cut += length - sum(len(piece.input_ids) for piece in pieces)
-    if not kept:
-        raise DataRefused("no document is left to train on", why=f"all are longer than {max_length} tokens")
-    return Fitted(
-        documents=kept, counts={name: count for name, count in counts.items() if count}, tokens_cut=cut
-    )
+
+    members: Integers
+    starts: Integers
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The rows one by one."""
+        for start, end in zip(self.starts[:-1], self.starts[1:], strict=True):
+            yield self.members[start:end].tolist()
 
 
-def _split(document: Rendered, max_length: int) -> list[Rendered]:
-    pieces = []
-    for start in range(0, len(document.input_ids), max_length):
-        ids = document.input_ids[start : start + max_length]
-        labels = document.labels[start : start + max_length]
-        if len(ids) > 1 and any(label != IGNORE for label in labels[1:]):  # one token predicts nothing
-            pieces.append(Rendered(input_ids=ids, labels=labels, where=document.where))
-    return pieces
-
-
-def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+def pack(lengths: Sequence[int] | Lengths, max_length: int) -> Packed:
     """Best-fit decreasing: each document, longest first, goes into the fullest row that still has room.
 
     Args:
@@ -80,22 +105,40 @@ def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
         max_length: tokens a row can hold.
 
     Returns:
-        Rows as lists of document indices; each index occurs once. Ties keep the order of the input, so the
-        result depends on the input only. Best-fit decreasing wastes little (arXiv 2404.10830 shows why it suits
-        training rows).
+        Rows in which each document occurs once. Ties keep the order of the input, so the result depends on the
+        input only. Best-fit decreasing wastes little (arXiv 2404.10830 shows why it suits training rows).
     """
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, row), sorted: the first that fits is the fullest row
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = bisect_left(room, (lengths[index], -1))
-        if place < len(room):
-            free, row = room.pop(place)
-        else:
-            free, row = max_length, len(rows)
-            rows.append([])
-        rows[row].append(index)
-        insort(room, (free - lengths[index], row))
-    return rows
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    row_of = np.empty(len(sizes), dtype=np.int64)  # by place in ``order``
+    free: list[int] = []  # the distinct numbers of free tokens that some row has, ascending
+    rows_with: dict[int, list[int]] = {}  # free tokens -> heap of rows
+    count = 0
+    for begin in range(0, len(order), _AT_ONCE):
+        for place, length in enumerate(sizes[order[begin : begin + _AT_ONCE]].tolist(), begin):
+            found = bisect_left(free, length)
+            if found < len(free):
+                room = free[found]
+                row = heapq.heappop(rows_with[room])
+                if not rows_with[room]:
+                    del rows_with[room], free[found]
+            else:
+                room, row = max_length, count
+                count += 1
+            row_of[place] = row
+            left = room - length
+            if left in rows_with:
+                heapq.heappush(rows_with[left], row)
+            elif left:
+                rows_with[left] = [row]
+                insort(free, left)
+    starts = np.concatenate(([0], np.cumsum(np.bincount(row_of, minlength=count))))
+    return Packed(members=order[np.argsort(row_of, kind="stable")], starts=starts)
+
+
+def one_each(documents: int) -> Packed:
+    """Rows without packing: each document alone."""
+    return Packed(members=np.arange(documents), starts=np.arange(documents + 1))
 
 
 def training_order(rows: int, wanted: int, seed: int) -> list[int]:
