@@ -20,6 +20,8 @@ _DUPLICATES = {"exact_duplicate": "Rows that repeat another row", "near_duplicat
 HEAD = (
     "# Drafted by `sovtune data card` from the files themselves. Figures were measured.\n"
     "# Values that begin with TODO are questions that only a person can answer; until then sovtune refuses the card.\n"
+    "# Add where they apply: rights.attribution (the line that must name the source), rights.agreement (the letter),\n"
+    "# rights.territory, rights.expires, residency, sources.collected, annotation (own, user and synthetic data).\n"
 )
 
 

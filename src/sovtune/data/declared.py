@@ -36,7 +36,7 @@ LEAST_CONTACTS = 3
 """Fewer contacts are an example in a text, however few rows there are."""
 _CONTACTS = frozenset({"phone", "email", "ip", "kr_brn", "cn_uscc"})
 """Kinds that are as often an office's as a person's: contacts, and numbers of businesses."""
-NO_GATE = "not compared: the recipe has no `curate` section, so it was not measured"
+NO_GATE = "not compared: the recipe has no curate section, so it was not measured"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,8 +243,8 @@ def _personal_data(
     files = " ".join(str(loaded.folder / entry.path) for entry in loaded.card.files[:1])
     contradiction = Contradiction(
         at=("personal_data", "contains"),
-        message=f"the card says none, found: {listed} in {rows:,} rows (in 1,000 rows it may be {NUMBERS_PER_1000:g} "
-        f"identity, account or card number, and {CONTACTS_PER_1000:g} telephone numbers, mail or network addresses)",
+        message=f"the card says none, found: {listed} in {rows:,} rows (accepted in 1,000 rows: {NUMBERS_PER_1000:g} "
+        f"identity, account or card number; {CONTACTS_PER_1000:g} telephone numbers, mail or network addresses)",
         fix=f"`sovtune data scan {files} --language {loaded.card.languages[0].tag} --decisions rows.jsonl` names the "
         "rows; then write `contains: possible`, or yes with its lawful_basis, or take them out of the data",
     )
