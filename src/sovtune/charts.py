@@ -61,8 +61,8 @@ def _svg(height: float, name: str, words: str, parts: Sequence[str]) -> str:
     )
 
 
-def loss_chart(steps: Sequence[Step]) -> str:
-    """Training loss (nats per supervised token) over optimizer steps, with a hover title on each point."""
+def loss_chart(steps: Sequence[Step], unit: str = "nats per token") -> str:
+    """Training loss over optimizer steps, with a hover title on each point; ``unit`` is what it counts in."""
     points = _points(steps)
     x_low, x_high = points[0][0], points[-1][0]
     marks = ticks(min(loss for _, loss, _ in points), max(loss for _, loss, _ in points))
@@ -93,7 +93,7 @@ def loss_chart(steps: Sequence[Step]) -> str:
         for step, loss, words in points
     ]
     words = (
-        f"Training loss in nats per token: from {figures.number(points[0][1])} at step {points[0][0]:g} "
+        f"Training loss, {unit}: from {figures.number(points[0][1])} at step {points[0][0]:g} "
         f"to {figures.number(points[-1][1])} at step {points[-1][0]:g}"
     )
     return _svg(_LOSS_HEIGHT, "loss", words, parts)

@@ -26,7 +26,10 @@ LANGUAGE_FLOOR = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One line of ``metrics.jsonl``; loss in nats per supervised token, seconds since training began."""
+    """One line of ``metrics.jsonl``; loss in nats per supervised token, seconds since training began.
+
+    Preference methods have a loss per pair or judged answer, and rewards (see ``train.watch.StepMetrics``).
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     step: int
@@ -37,6 +40,10 @@ class Step:
     supervised_tokens: int
     seconds: float
     rss_bytes: int
+    reward_chosen: float | None = None
+    reward_rejected: float | None = None
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

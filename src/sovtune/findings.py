@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sovtune import figures
-from sovtune.evidence import Evidence
+from sovtune.evidence import Evidence, Step
 from sovtune.licence_policy import judge
 from sovtune.licence_promises import LicenceProblem, problems
 from sovtune.licences import CardAsks, Obligation, obligations
-from sovtune.records import BaseRecord, TextScore
+from sovtune.recipe import Recipe
+from sovtune.recipe_preference import WITH_REFERENCE, preference_settings
+from sovtune.records import BaseRecord, PairScore, TextScore
 
+METHODS = {
+    "sft": "supervised fine-tuning, loss on answers only",
+    "cpt": "continued pretraining on plain text",
+    "dpo": "direct preference optimisation (DPO, arXiv 2305.18290) on pairs of a chosen and a rejected answer",
+    "kto": "Kahneman-Tversky optimisation (KTO, arXiv 2402.01306) on answers judged good or bad",
+    "orpo": "odds-ratio preference optimisation (ORPO, arXiv 2403.07691) on pairs of a chosen and a rejected answer",
+    "simpo": "simple preference optimisation (SimPO, arXiv 2405.14734) on pairs of a chosen and a rejected answer",
+}
+"""Method of a recipe -> what it is, with its paper."""
+LAST_STEPS = 10
+"""Steps at the end over which rewards are averaged."""
 FEW_DOCUMENTS = 100
 """Below this many documents a held-out set covers few kinds of text, whatever the interval says."""
 
@@ -52,6 +67,63 @@ def score_sentence(score: TextScore) -> str:
         f"{figures.change(score.change_percent)} "
         f"(95 % interval {figures.change_interval(score.change_interval)})"
     )
+
+
+def loss_unit(recipe: Recipe) -> str:
+    """What the training loss counts in."""
+    return {"sft": "nats per token", "cpt": "nats per token", "kto": "per answer"}.get(
+        recipe.method, "per pair"
+    )
+
+
+def objective(recipe: Recipe) -> str | None:
+    """The settings of a preference method in words; None for the others."""
+    settings = preference_settings(recipe)
+    if settings is None:
+        return None
+    words = [f"{'lambda' if settings.method == 'orpo' else 'beta'} {settings.beta:g}"]
+    if settings.method == "simpo":
+        words.append(f"target margin {settings.margin:g}, rewards per token")
+    if settings.method == "kto":
+        words.append(
+            f"weights {settings.desirable_weight:g} (good) and {settings.undesirable_weight:g} (bad)"
+        )
+    if settings.label_smoothing:
+        words.append(f"label smoothing {settings.label_smoothing:g}")
+    if settings.sft_weight:
+        words.append(f"loss of the chosen answer added with weight {settings.sft_weight:g}")
+    if settings.method in WITH_REFERENCE:
+        words.append("reference: the model as training began")
+    return "; ".join(words)
+
+
+def reward_sentence(steps: Sequence[Step]) -> str | None:
+    """How rewards went in training, first and last steps; None for methods without rewards."""
+    shares = [step.reward_accuracy for step in steps if step.reward_accuracy is not None]
+    margins = [step.reward_margin for step in steps if step.reward_margin is not None]
+    if not shares or not margins:
+        return None
+    size = min(LAST_STEPS, len(shares))
+    last = margins[-size:]
+    return (
+        f"rewards agree with {figures.share(sum(shares[:size]) / size)} of the verdicts in the first {size} steps, "
+        f"with {figures.share(sum(shares[-size:]) / size)} in the last {size}; margin of the last {len(last)} "
+        f"{figures.number(sum(last) / len(last))}"
+    )
+
+
+def pair_sentence(score: PairScore) -> str:
+    """How often the chosen answer of held-out pairs is the likelier one, before and after."""
+    return (
+        f"{score.name}: the chosen answer is likelier per token in {figures.share(score.base)} of {score.pairs:,} "
+        f"pairs under the base (95 % interval {_shares(score.base_interval)}), in {figures.share(score.adapter)} "
+        f"under the adapter ({_shares(score.adapter_interval)}); training raised it above the rejected one in "
+        f"{figures.share(score.reward)} ({_shares(score.reward_interval)})"
+    )
+
+
+def _shares(ends: tuple[float, float]) -> str:
+    return f"{figures.share(ends[0]).removesuffix(' %')} to {figures.share(ends[1])}"
 
 
 def gate_sentence(evidence: Evidence) -> str:

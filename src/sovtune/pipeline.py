@@ -266,6 +266,7 @@ def _train(state: _State) -> None:
         run_dir=state.folder.path,
         fingerprint=state.fingerprint,
         progress=progress,
+        say=state.report.say,
     )
     outcome = engine.run(job, model, resume=True)
     record = _train_report(model, outcome)
@@ -305,6 +306,7 @@ def _train_report(model: LoadedModel, outcome: Any) -> TrainReport:
         adapter_files=adapter_files,
         versions=versions(),
         started_at=outcome.started_at,
+        events=outcome.events,
     )
 
 

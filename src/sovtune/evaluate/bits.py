@@ -85,11 +85,11 @@ def _nats(model: Any, ids: list[int], start_token: int | None, max_length: int) 
     for start, end, scored in _windows(len(full), max_length):
         window = torch.tensor([full[start:end]], device=model.device)
         targets = torch.tensor(full[scored:end], device=model.device)
-        total += float(_losses(model, window, scored - start - 1, targets).double().sum())
+        total += float(target_losses(model, window, scored - start - 1, targets).double().sum())
     return total
 
 
-def _losses(model: Any, window: Tensor, first: int, targets: Tensor) -> Tensor:
+def target_losses(model: Any, window: Tensor, first: int, targets: Tensor) -> Tensor:
     """-log p of ``targets``, which follow positions ``first`` .. of the window [1, L]."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if causal.config._attn_implementation == attention.NAME:  # then logits are a plain product with the head

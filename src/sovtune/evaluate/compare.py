@@ -20,6 +20,7 @@ from sovtune.data.template import TextFormat
 from sovtune.errors import DataRefused
 from sovtune.evaluate.answers import greedy_answers
 from sovtune.evaluate.bits import TextCost, text_costs
+from sovtune.evaluate.pairs import read_pairs, score_pairs
 from sovtune.evaluate.stats import RESAMPLES, compare
 from sovtune.fastpath import attention
 from sovtune.recipe import Evaluate, HeldOut, Recipe
@@ -83,11 +84,13 @@ def evaluate(recipe: Recipe, model: Any, text_format: TextFormat, *, tick: Tick)
     begun = time.monotonic()
     section = recipe.evaluate
     sets = [read_held_out(wish) for wish in section.texts]
+    comparisons = [read_pairs(wish, text_format) for wish in section.pairs]
     scores = []
     for held_out in sets:
         before = _costs(model, model.disable_adapter, text_format, held_out, section, tick, "base")
         after = _costs(model, None, text_format, held_out, section, tick, "adapter")
         scores.append(_score(held_out, before, after, recipe.seed))
+    pairs = tuple(score_pairs(model, held_out, tick) for held_out in comparisons)
     samples = _samples(recipe, model, text_format, tick)
     return EvalReport(
         scores=tuple(scores),
@@ -96,6 +99,7 @@ def evaluate(recipe: Recipe, model: Any, text_format: TextFormat, *, tick: Tick)
         decoding=f"greedy, at most {section.max_new_tokens} new tokens",
         bootstrap=f"{RESAMPLES} paired resamples of documents, seed {recipe.seed}, window {section.max_length} tokens",
         seconds=time.monotonic() - begun,
+        pairs=pairs,
     )
 
 
