@@ -267,6 +267,7 @@ def _train(state: _State) -> None:
         fingerprint=state.fingerprint,
         progress=progress,
         say=state.report.say,
+        tick=lambda what, done, of: state.report.update(done, of, what),
     )
     outcome = engine.run(job, model, resume=True)
     record = _train_report(model, outcome)
@@ -332,6 +333,10 @@ def _evaluate(state: _State) -> None:
     for score in record.scores:
         state.report.say(
             f"{score.name}: {score.base:.3f} -> {score.adapter:.3f} bits per byte ({score.change_percent:+.1f} %)"
+        )
+    for pair in record.pairs:
+        state.report.say(
+            f"{pair.name}: chosen answer likelier in {pair.base:.0%} -> {pair.adapter:.0%} of {pair.pairs} pairs"
         )
     for gate in record.gates:
         if not gate.passed:

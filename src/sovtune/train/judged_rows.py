@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from sovtune.data.chat import IGNORE
 from sovtune.errors import DataRefused
+from sovtune.fastpath.loss import IGNORE
 from sovtune.train.rows import FlatCollator, PaddedCollator, Row
 
 MANY_WITHOUT = 0.5

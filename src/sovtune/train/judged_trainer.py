@@ -50,8 +50,9 @@ class JudgedTrainer(Trainer):
         return self.judging.loss(model, self._causal(model), inputs) / units
 
     def _causal(self, model: Any) -> Any:
-        """The causal model inside the adapter."""
-        return self.accelerator.unwrap_model(model).get_base_model()
+        """The causal model inside the adapter; the model itself where all weights are trained."""
+        inner = self.accelerator.unwrap_model(model)
+        return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def judged_trainer(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sovtune.data.chat import IGNORE
 from sovtune.fastpath.log_probs import target_log_probs
+from sovtune.fastpath.loss import IGNORE
 from sovtune.recipe_preference import PreferenceSettings
 from sovtune.train.preference import Answers, kto_loss, pair_loss, reference_point
 from sovtune.train.watch import StepCounts
