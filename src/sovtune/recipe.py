@@ -59,16 +59,16 @@ class DataSource(Section):
 
 
 class Mix(Section):
-    """Shares of the training tokens by language, beside those by source."""
+    """Shares of the training tokens by language, beside those by source, and how exactly all shares must be met."""
 
-    languages: dict[LanguageTag, Share] = Field(min_length=1, max_length=64)
+    languages: dict[LanguageTag, Share] = Field(default={}, max_length=64)
     """Share of the training tokens (0 to 1] of each language, by the language measured in each document."""
     tolerance: float = Field(default=0.02, gt=0, le=0.5, json_schema_extra=SHARE)
     """How far a share may be off in the packed rows, by language and by source, before the run is refused."""
 
     def _languages_fill_the_mixture(self) -> Conflict | None:
         total = sum(self.languages.values())
-        if abs(total - 1) > 1e-6:
+        if self.languages and abs(total - 1) > 1e-6:
             return Conflict(f"the shares of all languages add up to {total:g}, not 1", ("languages",))
         return None
 
@@ -229,7 +229,7 @@ class Recipe(Section):
     data: tuple[DataSource, ...] = Field(min_length=1, max_length=64)
     """Training data, each behind a data card."""
     mix: Mix | None = None
-    """Shares by language; without it only the shares of the sources count."""
+    """Shares by language; without it only the shares of the sources count, with the usual tolerance."""
     curate: Curate | None = None
     """The data gate; without this section documents are only normalised to NFC."""
     train: Train

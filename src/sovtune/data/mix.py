@@ -26,8 +26,8 @@ Table = npt.NDArray[np.float64]
 """By source and language, shape (sources, languages); one column when no shares by language are asked for."""
 
 TOLERANCE = float(Mix.model_fields["tolerance"].default)
-MOST_REPEATS = 100
-"""What the recipe's schema allows as ``repeat``."""
+MOST_REPEATS, MOST_TOLERANCE = 100, 0.5
+"""What the recipe's schema allows as ``repeat`` and ``tolerance``."""
 _ROUNDS = 2000
 _FITTED = 1e-9
 _CONTRADICTION = 5e-3
@@ -298,18 +298,20 @@ def check_reached(asked: Asked, sources: Integers, languages: Integers, longest:
     worst = max(off, default=(0.0, "", 0.0, 0.0))
     if worst[0] <= asked.tolerance + _FITTED:
         return
+    nearest = _rounded_up(worst[0])
     reached = ", ".join(f"{name} {_percent(got)} (asked {_percent(share)})" for _, name, share, got in off)
     raise DataRefused(
         f"{worst[1]} is {_percent(worst[3])} of the packed tokens, asked were {_percent(worst[2])}",
         where="mix.tolerance",
         why=f"documents are taken whole (the longest has {longest:,} of {total:,} tokens), and this is as near as "
         f"they come; the tolerance is {_percent(asked.tolerance)}. Reached: {reached}",
-        fix=f"more documents, or shorter ones; or accept it with `mix: {{tolerance: {_rounded_up(worst[0])}}}`",
+        fix="more documents, or shorter ones"
+        + (f"; or accept it with `mix: {{tolerance: {nearest:g}}}`" if nearest <= MOST_TOLERANCE else ""),
     )
 
 
-def _rounded_up(share: float) -> str:
-    return f"{math.ceil(share * 100 + 1e-9) / 100:g}"
+def _rounded_up(share: float) -> float:
+    return math.ceil(share * 100 - _FITTED) / 100
 
 
 def _percent(share: float) -> str:
