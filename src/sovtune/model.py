@@ -1,27 +1,23 @@
-"""Load the base, quantise it, attach the adapter: the only home of peft and bitsandbytes outside the fast path."""
+"""Load a base and what is trained on it, for training or evaluation, and write what was trained."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
+import logging as logging_of_python
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sovtune.adapter_files import CONFIG, save_adapter, save_model
+from sovtune.adapter_setup import attach, fast_modules, keep_storage, lora_settings
 from sovtune.errors import EnvironmentFault, RunFailed
-from sovtune.families import family
+from sovtune.quantise import quantisation_settings, unquantised_layers
 from sovtune.recipe import Recipe
-from sovtune.recipe_adapter import Adapter
-from sovtune.recipe_base import Base, Quantisation
+from sovtune.recipe_base import Quantisation
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
+ADAPTER_FOLDER, FULL_FOLDER = "adapter", "model"
+"""Where a run keeps what it trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,52 +55,21 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def quantisation_settings(quantisation: Quantisation) -> dict[str, Any]:
-    """Keyword arguments of BitsAndBytesConfig, dtypes as strings; empty when nothing is quantised."""
-    if quantisation.kind == "none":
-        return {}
-    return {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quantisation.kind,
-        "bnb_4bit_use_double_quant": quantisation.double,
-        "bnb_4bit_compute_dtype": quantisation.compute,
-    }
-
-
-def lora_settings(adapter: Adapter, model_type: str) -> dict[str, Any]:
-    """Keyword arguments of LoraConfig.
-
-    Raises:
-        EnvironmentFault: ``targets: auto`` on a model type without verified targets.
-    """
-    if adapter.targets == "auto":
-        facts = family(model_type)
-        targets, exclude = list(facts.targets), facts.exclude
-    else:
-        targets, exclude = list(adapter.targets), None
-    return {
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "lora_dropout": adapter.dropout,
-        "target_modules": targets,
-        "exclude_modules": exclude,
-        "bias": "none",
-        "task_type": "CAUSAL_LM",
-    }
-
-
 def load_base(folder: Path, quantisation: Quantisation, device: str, *, attention: str = "sdpa") -> Any:
     """The frozen base on its device.
 
     Raises:
-        EnvironmentFault: the architecture is unknown to transformers, or bitsandbytes cannot work here.
+        EnvironmentFault: the architecture is unknown to transformers, bitsandbytes cannot work here, or a layer of
+            ``quantisation.skip`` is not there.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    settings = quantisation_settings(quantisation)
+    if quantisation.kind == "int8":  # one line for each product: "inputs will be cast to float16"
+        logging_of_python.getLogger("bitsandbytes.autograd._functions").setLevel(logging_of_python.ERROR)
+    settings = quantisation_settings(quantisation, unquantised_layers(folder, quantisation.skip))
     config = BitsAndBytesConfig(**settings) if settings else None
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -126,48 +91,39 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
 
 
 def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
-    """Base plus a fresh adapter; B starts at zero, so the first forward pass equals the base's.
+    """Base plus a fresh adapter, or with ``full`` the base itself to be trained.
+
+    The first forward pass equals the base's: B starts at zero or is subtracted again (pissa). Only ``loftq`` starts
+    nearer to the base as it was before quantisation.
 
     Raises:
-        EnvironmentFault: see ``load_base`` and ``lora_settings``.
+        EnvironmentFault: see ``load_base`` and ``adapter_setup.attach``.
         RunFailed: no module matched the targets.
+        UsageError: something the recipe names is not in this base, or the earlier adapter does not fit.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
-
     device = pick_device(recipe.train.run.device)
+    adapter, quantisation = recipe.adapter, recipe.base.quantisation
     if recipe.train.run.engine == "plain":
         reasons = ["asked for by train.run.engine"]
     else:
-        reasons = _fast_blockers(folder, device, dropout=recipe.adapter.dropout)
+        reasons = _fast_blockers(folder, device, dropout=adapter.dropout, head_trained=adapter.trains_output)
     fast, notes = not reasons, tuple(f"plain engine: {reason}" for reason in reasons)
-    model = load_base(folder, recipe.base.quantisation, device, attention=_attention(fast))
-    settings = lora_settings(recipe.adapter, model.config.model_type)
-    if not _matches_any(model, settings["exclude_modules"]):
-        settings["exclude_modules"] = None
-    config = LoraConfig(**settings)
-    if fast:
-        config._register_custom_module(_fast_modules())
-    torch.manual_seed(recipe.seed)
-    try:
-        peft_model = get_peft_model(model, config)
-    except ValueError as error:
-        raise RunFailed(
-            "the adapter cannot be attached",
-            where="adapter.targets",
-            why=str(error).splitlines()[0],
-            fix=f"modules this base has: {', '.join(_linear_names(model))}",
-        ) from error
-    for parameter in peft_model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return _loaded(peft_model, device, fast, notes, settings["target_modules"])
+    if adapter.kind == "full":
+        # AdamW in bf16 loses small updates: weights are fp32, products run in quantisation.compute
+        whole = load_base(folder, Quantisation(kind="none", compute="float32"), device)
+        for parameter in whole.parameters():
+            parameter.requires_grad_(True)
+        return _loaded(whole, device, fast, notes, ("all weights",))
+    model = load_base(folder, quantisation, device, attention=_attention(fast))
+    adapted = attach(model, recipe, folder, fast=fast)
+    targets = lora_settings(adapter, model.config.model_type)["target_modules"]
+    return _loaded(adapted, device, fast, notes, targets)
 
 
 def load_with_adapter(
     folder: Path, quantisation: Quantisation, adapter: Path | None, *, device: str = "auto"
 ) -> LoadedModel:
-    """Base plus a trained adapter for evaluation; ``adapter=None`` gives the base alone.
+    """Base plus a trained adapter for evaluation; ``adapter=None`` gives the base, or a fully trained model, alone.
 
     Raises:
         EnvironmentFault: see ``load_base``.
@@ -176,13 +132,15 @@ def load_with_adapter(
     from peft import LoraConfig, PeftModel
 
     place = pick_device(device)
-    reasons = _fast_blockers(folder, place, dropout=0.0)
+    reasons = _fast_blockers(folder, place, dropout=0.0, head_trained=_trains_output(adapter))
     model = load_base(folder, quantisation, place, attention=_attention(not reasons))
     if adapter is not None:
         try:
             config = LoraConfig.from_pretrained(str(adapter))
             if not reasons:
-                config._register_custom_module(_fast_modules())
+                config._register_custom_module(fast_modules())
+            elif config.use_dora:
+                keep_storage(model)
             model = PeftModel.from_pretrained(model, str(adapter), config=config)
         except (ValueError, RuntimeError) as error:
             raise RunFailed(
@@ -191,49 +149,42 @@ def load_with_adapter(
     return _loaded(model, place, fast=not reasons, notes=tuple(reasons), targets=())
 
 
-def save_adapter(model: Any, base: Base, tokenizer_folder: Path, target: Path) -> None:
-    """Adapter, its configuration and the base's tokenizer in one folder, put in place by renaming.
+def save_trained(
+    recipe: Recipe, model: Any, tokenizer_folder: Path, run_dir: Path, *, name: str = ""
+) -> Path:
+    """Write what was trained to ``adapter``, or with ``full`` to ``model``, in the run folder; returns that folder.
 
-    PEFT's placeholder README does not survive (the card is written from records, later), and the base is named by
-    its Hub id and revision: PEFT would write the local folder it was loaded from.
+    Args:
+        recipe: says which of the two it is.
+        model: as it was loaded for training.
+        tokenizer_folder: the base, whose tokenizer goes along.
+        run_dir: the run.
+        name: another name for the folder.
     """
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(str(part), save_embedding_layers=False)
-    (part / "README.md").unlink(missing_ok=True)
-    config_path = part / "adapter_config.json"
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    config.update(base_model_name_or_path=base.model, revision=base.revision)
-    if isinstance(config["target_modules"], list):  # a set in PEFT: its order would change from run to run
-        config["target_modules"].sort()
-    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for name in TOKENIZER_FILES:
-        if (tokenizer_folder / name).is_file():
-            shutil.copyfile(tokenizer_folder / name, part / name)
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    if recipe.adapter.kind == "full":
+        target = run_dir / (name or FULL_FOLDER)
+        save_model(model, recipe.base.quantisation.compute, tokenizer_folder, target)
+    else:
+        target = run_dir / (name or ADAPTER_FOLDER)
+        save_adapter(model, recipe.base, tokenizer_folder, target)
+    return target
 
 
-def untrained_adapters(model: Any) -> list[str]:
-    """Adapter matrices B without a gradient after a backward pass; each one is a module that cannot learn."""
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if "lora_B" in name and (parameter.grad is None or not bool(parameter.grad.abs().sum() > 0))
-    ]
+def _trains_output(adapter: Path | None) -> bool:
+    """Whether a saved adapter holds rows of the output layer; then its head is no plain product."""
+    if adapter is None or not (adapter / CONFIG).is_file():
+        return False
+    config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    return bool(config.get("trainable_token_indices") or config.get("modules_to_save"))
 
 
-def _fast_blockers(folder: Path, device: str, *, dropout: float) -> list[str]:
+def _fast_blockers(folder: Path, device: str, *, dropout: float, head_trained: bool) -> list[str]:
     from transformers import AutoConfig
 
     from sovtune.fastpath import select
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    return select.blockers(config, device=device, dropout=dropout)
+    return select.blockers(config, device=device, dropout=dropout, head_trained=head_trained)
 
 
 def _attention(fast: bool) -> str:
@@ -243,31 +194,6 @@ def _attention(fast: bool) -> str:
         return "sdpa"
     attention.register()
     return attention.NAME
-
-
-def _fast_modules() -> dict[type, type]:
-    """PEFT's documented hook for custom layers: which adapter class wraps which linear class."""
-    import bitsandbytes as bnb
-    import torch
-
-    from sovtune.fastpath.peft_layers import FastLinear, FastLinear4bit
-
-    return {bnb.nn.Linear4bit: FastLinear4bit, torch.nn.Linear: FastLinear}
-
-
-def _matches_any(model: Any, pattern: str | None) -> bool:
-    return pattern is not None and any(re.fullmatch(pattern, name) for name, _ in model.named_modules())
-
-
-def _linear_names(model: Any) -> Sequence[str]:
-    import torch
-
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
-    return sorted(names - {"lm_head"})
 
 
 def _loaded(

@@ -104,6 +104,11 @@ class Adapter(Section):
             )
         return None
 
+    @property
+    def trains_output(self) -> bool:
+        """Whether weights of the output layer are trained."""
+        return self.kind == "full" or self.vocabulary != "frozen"
+
     rules = (_full_has_no_matrices, _one_beginning, _special_starts_stand_alone)
 
 

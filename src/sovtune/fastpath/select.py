@@ -12,13 +12,14 @@ _SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping", "logits_softca
 _LOGIT_SCALES = ("logits_scaling", "logit_scale")
 
 
-def blockers(config: Any, *, device: str, dropout: float) -> list[str]:
+def blockers(config: Any, *, device: str, dropout: float, head_trained: bool = False) -> list[str]:
     """Reasons why this model on this device must take the plain path.
 
     Args:
         config: the transformers configuration of the base.
         device: ``cpu`` or ``cuda``.
         dropout: dropout of the adapter.
+        head_trained: whether weights of the output layer are trained.
     """
     reasons: list[str] = []
     if device != "cpu":
@@ -27,6 +28,8 @@ def blockers(config: Any, *, device: str, dropout: float) -> list[str]:
         reasons.append(f"model type {config.model_type} has no equality test yet")
     if dropout > 0:
         reasons.append("adapter.dropout is above 0")
+    if head_trained:
+        reasons.append("the output layer is trained, the fast loss needs it frozen")
     if getattr(config, "attention_dropout", 0):
         reasons.append("the base uses attention dropout")
     layer_types = set(getattr(config, "layer_types", None) or ())

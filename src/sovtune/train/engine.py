@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from sovtune.errors import EnvironmentFault, RunInterrupted, TrainingDiverged
 from sovtune.fastpath.loss import next_token_loss
-from sovtune.model import LoadedModel, save_adapter
+from sovtune.model import LoadedModel, save_trained
 from sovtune.recipe import Recipe
 from sovtune.recipe_preference import preference_settings
 from sovtune.recipe_train import Train
@@ -183,15 +183,14 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     undo = watch.catch_interrupts()
     try:
-        _guarded(trainer, start, watch, job.run_dir)
+        _guarded(trainer, start, watch, job)
     finally:
         undo()
     if watch.interrupted and trainer.state.global_step < job.steps:
         raise RunInterrupted(
             f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved"
         )
-    adapter = job.run_dir / "adapter"
-    save_adapter(loaded.model, job.recipe.base, job.tokenizer_folder, adapter)
+    adapter = save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)
     return TrainOutcome(
         history=tuple(watch.history),
         seconds=watch.history[-1].seconds,
@@ -226,6 +225,10 @@ def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watc
         "processing_class": tokenizer,
         "callbacks": [watch],
     }
+    # TRL rounds the adapter of a quantised base to bf16, in which AdamW loses small updates: it gets its fp32 back.
+    exact = [
+        (parameter, parameter.data) for parameter in loaded.model.parameters() if parameter.requires_grad
+    ]
     preference = preference_settings(job.recipe)
     if preference is None:
         trainer = Trainer(**common)
@@ -234,19 +237,17 @@ def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watc
 
         trainer = judged_trainer(job, loaded, preference, common)
     trainer.remove_callback(PrinterCallback)  # the watch reports; stdout belongs to results
-    # TRL casts the adapter of a quantised base to bf16; AdamW in bf16 loses small updates.
-    for parameter in loaded.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    for parameter, data in exact:
+        parameter.data = data
     return trainer
 
 
-def _guarded(trainer: Trainer, start: Path | None, watch: Watch, run_dir: Path) -> None:
+def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) -> None:
     """Run the loop; keep the adapter when the loss is lost; say what memory or disk trouble means."""
     try:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except TrainingDiverged:
-        _keep_last_good(trainer, watch, run_dir)
+        _keep_last_good(trainer, watch, job)
         raise
     except torch.OutOfMemoryError as error:
         raise EnvironmentFault(
@@ -260,21 +261,17 @@ def _guarded(trainer: Trainer, start: Path | None, watch: Watch, run_dir: Path) 
             raise
         raise EnvironmentFault(
             "the disk is full; the last complete checkpoint is intact",
-            where=str(run_dir),
+            where=str(job.run_dir),
             fix="free some space (train.run.keep_checkpoints: 1 needs less), then `sovtune train RECIPE --resume`",
         ) from error
 
 
-def _keep_last_good(trainer: Trainer, watch: Watch, run_dir: Path) -> None:
-    """The newest sealed checkpoint holds the last adapter from before the trouble; copy it where a person looks."""
+def _keep_last_good(trainer: Trainer, watch: Watch, job: TrainJob) -> None:
+    """The newest sealed checkpoint is from before the trouble: take it up and write it where a person looks."""
     good = checkpoints.newest(Path(str(trainer.args.output_dir)), fingerprint=watch.fingerprint)
-    if good is None:
-        return
-    target = run_dir / "adapter-last-good"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copy2(good / name, target / name)
+    if good is not None:
+        trainer._load_from_checkpoint(str(good))
+        save_trained(job.recipe, trainer.model, job.tokenizer_folder, job.run_dir, name="adapter-last-good")
 
 
 def peak_rss() -> int:

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sovtune.adapter_setup import untrained_adapters
 from sovtune.errors import RunFailed, TrainingDiverged
-from sovtune.model import untrained_adapters
 from sovtune.train import checkpoints
 from sovtune.train.rewards import RewardSums
 
