@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovtune.licence_promises import LicenceProblem, problems
+from sovtune.licence_promises import LicenceProblem, problems, proposed_licence
 from sovtune.licence_table import HUB_LICENCES, TERMS
 from sovtune.licences import (
+    CardAsks,
     HubLicence,
     hub_licence,
     licence_keys,
@@ -198,6 +199,96 @@ def test_what_the_law_leaves_open_is_a_warning() -> None:
     assert kinds(found("MIT", "LicenseRef-Acme"), settled=False) == {"unreviewed"}
     assert kinds(found("CC0-1.0", a="CC-BY-4.0"), settled=False) == {"attribution"}
     assert kinds(found("LicenseRef-Acme", a="CC-BY-NC-4.0"), settled=False) == {"commercial"}
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "expected"),
+    [
+        ("Apache-2.0", {}, "Apache-2.0"),
+        ("Apache-2.0", {"a": "CC-BY-4.0", "b": "KOGL-1"}, "Apache-2.0"),
+        ("CC0-1.0", {"a": "CC-BY-4.0"}, "Apache-2.0"),
+        ("Apache-2.0", {"a": "CC-BY-SA-3.0"}, "CC-BY-SA-3.0"),
+        ("Apache-2.0", {"a": "CC-BY-SA-3.0", "b": "CC-BY-SA-4.0"}, "CC-BY-SA-4.0"),
+        ("Apache-2.0", {"a": "KOGL-2"}, "CC-BY-NC-4.0"),
+        ("llama3.1", {"a": "CC-BY-NC-4.0"}, "CC-BY-NC-4.0 AND LicenseRef-Llama-3.1"),
+        ("llama3.1", {"a": "MIT"}, "LicenseRef-Llama-3.1"),
+        ("Apache-2.0", {"a": "LicenseRef-Acme"}, "Apache-2.0 AND LicenseRef-Acme"),
+        ("LicenseRef-EXAONE-NC", {"a": "CC-BY-NC-4.0"}, "LicenseRef-EXAONE-NC"),
+        ("Apache-2.0", {"a": "CC-BY-SA-4.0", "b": "CC-BY-NC-4.0"}, None),  # free for all, and not
+        ("Apache-2.0", {"a": "KOGL-3"}, None),
+    ],
+)
+def test_the_licence_proposed_keeps_what_all_ask(
+    base: str, data: dict[str, str], expected: str | None
+) -> None:
+    assert proposed_licence(base, data) == expected
+    if expected is not None:
+        left = problems(expected, base_licence=base, data_licences=data, name="Llama-EXAONE", language="en")
+        assert [problem.word for problem in left if problem.word != "name"] == []
+
+
+def test_a_right_outside_the_licence_may_forbid_commerce() -> None:
+    assert proposed_licence("Apache-2.0", {"a": "MIT"}, non_commercial=True) == "CC-BY-NC-4.0"
+
+
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(st.sampled_from(KEYS), st.dictionaries(st.sampled_from("abc"), st.sampled_from(KEYS), max_size=3))
+def test_what_is_proposed_has_no_problem(base: str, data: dict[str, str]) -> None:
+    proposed = proposed_licence(base, data)
+    if proposed is not None:
+        left = problems(proposed, base_licence=base, data_licences=data, name="x", language="en")
+        assert {problem.word for problem in left} <= {"name"}
+
+
+@pytest.mark.parametrize(
+    ("name", "attribution", "commercial", "derivatives"),
+    [
+        ("KOGL-0", False, True, True),
+        ("KOGL Type 1", True, True, True),
+        ("KOGL-2", True, False, True),
+        ("KOGL-3", True, True, False),
+        ("KOGL-4", True, False, False),
+        ("KOGL-AI", False, True, True),
+        ("KOGL-4 OR KOGL-AI", False, True, True),
+        ("CN-Public-Data", True, True, True),
+        ("MulanOWL-BY-1.0", True, True, True),
+        ("PDL-1.0", True, True, True),
+        ("政府標準利用規約2.0", True, True, True),
+        ("OGDL-Taiwan-1.0", True, True, True),
+        ("NDSAP", True, True, True),
+        ("SA-Open-Data", True, True, True),
+        ("AE-Open-Data", True, True, True),
+        ("EC-Reuse", True, True, True),
+        ("OGL-UK-3.0", True, True, True),
+        ("etalab-2.0", True, True, True),
+        ("DL-DE-ZERO-2.0", False, True, True),
+    ],
+)
+def test_licences_of_states_are_known(
+    name: str, attribution: bool, commercial: bool, derivatives: bool
+) -> None:
+    (key,) = licence_keys(name)
+    terms = terms_of(key)
+    assert terms is not None
+    assert (terms.attribution, terms.commercial, terms.derivatives) == (attribution, commercial, derivatives)
+
+
+def test_what_a_card_asks_beside_its_licence_becomes_an_obligation() -> None:
+    letters = CardAsks(attribution="City of Example", territory=("KR", "JP"), commercial=False)
+    answers = CardAsks(outputs_of=("LicenseRef-Llama-3.1",))
+    union = obligations(
+        "CC0-1.0", {"letters": "KOGL-2", "answers": "CC0-1.0"}, {"letters": letters, "answers": answers}
+    )
+    [only] = [item for item in union.of("commercial") if item.text == "non-commercial use only"]
+    assert only.because == ("data letters: LicenseRef-KOGL-2", "data letters: rights.commercial")
+    assert [item.text for item in union.of("attribution")] == [
+        "credit the source",
+        "name the source: City of Example",
+    ]
+    assert [str(item) for item in union.of("territory")] == [
+        "use only in: KR, JP (because of data letters: rights.territory)"
+    ]
+    assert any("begins with `Llama`" in item.text for item in union.of("naming"))
 
 
 def test_hub_header_licence() -> None:

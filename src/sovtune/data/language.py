@@ -128,6 +128,9 @@ _TWINS = {
 }
 """Rivals too close to a candidate for py3langid to be trusted between them."""
 
+_SPOKEN_ARABIC = frozenset({"arz", "ary", "apc"})
+"""Written much like the standard language; short texts can be either."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identified:
@@ -186,11 +189,13 @@ def can_be_told(tag: str, among: Iterable[str]) -> bool:
         tag: the language.
         among: tags of all languages that a corpus is said to hold.
     """
-    script = scripts_of(tag)[0]
-    if script in _RIVALS:
-        return primary(tag) in _RIVALS[script].split() or primary(tag) in _model().labels
-    same = {primary(other) for other in among if scripts_of(other)[0] == script} | {primary(tag)}
-    return len(same) == 1
+    script, language = scripts_of(tag)[0], primary(tag)
+    same = {primary(other) for other in among if scripts_of(other)[0] == script} - {language}
+    if script not in _RIVALS:
+        return not same
+    if language in _SPOKEN_ARABIC or same & _TWINS.get(language, set()):
+        return False
+    return language in _RIVALS[script].split() or language in _model().labels
 
 
 def _among(text: str, candidates: Sequence[str], script: str, letters: float) -> tuple[str, float]:

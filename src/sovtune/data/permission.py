@@ -111,7 +111,7 @@ def examine(
     Args:
         recipe: the recipe.
         cards: its cards to train on.
-        place_in_recipe: where a value of the recipe stands; without it a path such as ``base.licence`` is all there is.
+        place_in_recipe: where a value of the recipe stands; without it its path, such as ``base.licence``, is all there is.
 
     Raises:
         CardError: two cards have one id.
@@ -126,7 +126,7 @@ def examine(
         found += _beyond_the_licence(recipe, loaded.card)
         found += _audience(recipe, loaded.card)
     verdicts = judge(found, recipe.card.licence_policy, recipe.card.overrides)
-    where = place_in_recipe or (lambda path: Place(f"recipe, {dotted(path)}", 0, 0))
+    where = place_in_recipe or (lambda _: Place("recipe", 0, 0))
     if verdicts.mistakes:
         raise RecipeError(
             [
@@ -300,7 +300,7 @@ def _override_mistake(where: PlaceOf, path: KeyPath, message: str, suggestion: s
         file=place.file,
         line=place.line,
         column=place.column,
-        path=dotted(path) if place.line else "",
+        path=dotted(path),
         message=message,
         suggestion=suggestion,
     )
