@@ -10,6 +10,7 @@ from typing import Any
 from sovtune.data.card import check_loaded, load_card, verify_files
 from sovtune.data.permission import Permission, examine, place_in
 from sovtune.errors import CardError, DataRefused, Problem, RecipeError
+from sovtune.mixture_view import replay_note
 from sovtune.recipe_file import LoadedRecipe, explain_origins, load_recipe
 from sovtune.records import Decision
 
@@ -19,7 +20,7 @@ class CheckResult:
     """Every problem found; ``exit_code`` is 2 for mistakes in files, 4 when only data or licences are refused.
 
     ``warnings`` are open questions that the policy advisory let pass, ``decisions`` refusals that people answer for,
-    ``refusals`` the ids of those that stand, ``ways_out`` what to do about them as a whole.
+    ``refusals`` the ids of those that stand, ``ways_out`` what to do about them as a whole, ``notes`` advice.
     """
 
     problems: tuple[Problem, ...]
@@ -29,6 +30,7 @@ class CheckResult:
     refusals: tuple[str, ...] = ()
     ways_out: str | None = None
     decisions: tuple[Decision, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form."""
@@ -39,12 +41,15 @@ class CheckResult:
             "warnings": list(self.warnings),
             "refusals": list(self.refusals),
             "decisions": [asdict(decision) for decision in self.decisions],
+            "notes": list(self.notes),
         }
 
     def remarks(self) -> list[str]:
-        """Lines for a terminal: what is left open, and who answers for what."""
-        return [f"warning: {warning}" for warning in self.warnings] + [
-            f"overruled: {made.refusal} by {made.name}: {made.reason}" for made in self.decisions
+        """Lines for a terminal: what is left open, who answers for what, and advice."""
+        return [
+            *(f"warning: {warning}" for warning in self.warnings),
+            *(f"overruled: {made.refusal} by {made.name}: {made.reason}" for made in self.decisions),
+            *(f"note: {note}" for note in self.notes),
         ]
 
     def explained(self) -> list[str]:
@@ -76,7 +81,13 @@ def check_all(path: Path, overrides: Sequence[str]) -> CheckResult:
         refusals=tuple(dict.fromkeys(one.id for one in found.verdicts.refused)) if found else (),
         ways_out=found.ways_out() if found and found.verdicts.refused else None,
         decisions=found.decisions() if found else (),
+        notes=() if mistakes else _notes(loaded),
     )
+
+
+def _notes(loaded: LoadedRecipe) -> tuple[str, ...]:
+    note = replay_note(loaded.recipe, loaded.resolved())
+    return (note,) if note else ()
 
 
 def _permission(loaded: LoadedRecipe, mistakes: list[Problem]) -> Permission | None:

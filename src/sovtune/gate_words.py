@@ -15,6 +15,8 @@ STEP_NAMES = {
 REASONS = {
     "not_json": "not JSON",
     "missing_field": "no field with text",
+    "not_in_mix": "in none of the languages of the mixture",
+    "not_renderable": "cannot be rendered for this method",
     "too_long": "longer than any document",
     "mojibake": "unreadable after wrong decoding",
     "visual_order": "Arabic in visual order",

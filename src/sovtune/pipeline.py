@@ -116,6 +116,7 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
     from sovtune.data.card import load_card
     from sovtune.data.permission import enforce, place_in
     from sovtune.data.prepare import GATE, prepare
+    from sovtune.mixture_view import replay_note
     from sovtune.recipe_file import lock_text
 
     recipe = loaded.resolved()
@@ -124,8 +125,14 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
     report.stage("base")
     base = _resolve(loaded, report, offline=options.offline)
     report.stage("data")
-    data = prepare(recipe, base_folder=base.folder, base_hash=base.record.content_sha256, cache=cache_home())
-    _tell_data(data.report, report)
+    data = prepare(
+        recipe,
+        base_folder=base.folder,
+        base_hash=base.record.content_sha256,
+        cache=cache_home(),
+        progress=lambda done, of: report.update(done, of, "documents rendered"),
+    )
+    _tell_data(data.report, replay_note(loaded.recipe, recipe), report)
     lock = lock_text(loaded, locked_facts(base.record, data.report))
     folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
     folder.save("base", base.record)
@@ -172,27 +179,17 @@ def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:
     }
 
 
-def _tell_data(data: DataReport, report: Reporter) -> None:
-    rows = ", ".join(
-        f"{entry.card_id} {entry.rows_used} rows ({100 * entry.share_reached:.0f} %)"
-        for entry in data.datasets
-    )
-    report.say(rows)
-    supervised = 100 * data.supervised_tokens / data.tokens
-    report.say(
-        f"{data.tokens:,} tokens, {supervised:.0f} % with loss, {data.rows} rows filled to {100 * data.row_fill:.0f} %"
-    )
-    for entry in data.datasets:
-        for reason, count in entry.dropped.items():
-            report.say(f"{entry.card_id}: {count} rows dropped: {reason}")
-    if data.masked:
-        report.say(
-            "masked or counted: " + ", ".join(f"{kind} {count}" for kind, count in data.masked.items())
-        )
+def _tell_data(data: DataReport, note: str | None, report: Reporter) -> None:
+    from sovtune.mixture_view import data_lines
+
+    for line in data_lines(data):
+        report.say(line)
     for warning in (*data.warnings, *data.open_questions):
         report.say(f"warning: {warning}")
     for made in data.decisions:
         report.say(f"overruled: {made.refusal} by {made.name}: {made.reason}")
+    if note is not None:
+        report.say(f"note: {note}")
 
 
 def _plan(state: _State) -> None:

@@ -40,7 +40,7 @@ ROOMS = {
     "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
     "doctor": ("doctor", "device_checks"),
-    "commands": ("pipeline", "check", "preview", "summary", "*_command", "data_view"),
+    "commands": ("pipeline", "check", "preview", "mixture_view", "summary", "*_command", "data_view"),
     "cli": ("", "__main__", "cli", "cli_*"),
 }  # fmt: skip
 """Every module belongs to one room; ADR 0002 says why fastpath/ is one of its own."""
