@@ -7,6 +7,7 @@ import platform
 import resource
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,6 +29,14 @@ from sovtune.recipe_train import Train
 from sovtune.train import checkpoints
 from sovtune.train.objective import document_lengths, logits_loss, noise_on_embeddings
 from sovtune.train.optimizer import lora_plus_groups
+from sovtune.train.out_of_memory import (
+    RECORD,
+    RecoveringTrainer,
+    Recovery,
+    first_line,
+    is_out_of_memory,
+    out_of_memory,
+)
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
@@ -51,6 +60,7 @@ class TrainJob:
     fingerprint: str
     progress: Progress
     tick: Tick = lambda what, done, of: None
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +73,17 @@ class TrainOutcome:
     resumed_from: int | None
     started_at: str
     adapter: Path
+    events: tuple[str, ...] = ()
 
 
-class Trainer(SFTTrainer):  # type: ignore[misc]
+class Trainer(RecoveringTrainer):
     """TRL's trainer with our loss: sums over supervised tokens divided by those of the whole step."""
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, fast: bool, counts: StepCounts, train: Train, **kwargs: Any):
+    def __init__(self, *, fast: bool, train: Train, **kwargs: Any):
         super().__init__(**kwargs)
         self.fast = fast
-        self.counts = counts
         self.train_section = train
         # Our loss divides by the tokens of the whole step itself; the trainer must not divide by micro-batches again.
         self.model_accepts_loss_kwargs = True
@@ -171,6 +181,14 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         shutil.rmtree(home)
         home.mkdir()
         (job.run_dir / METRICS).unlink(missing_ok=True)
+        (job.run_dir / RECORD).unlink(missing_ok=True)
+    settings = job.recipe.train.run
+    recovery = Recovery(
+        job.run_dir / RECORD,
+        allowed=settings.out_of_memory == "halve",
+        checkpointing=settings.gradient_checkpointing,
+        say=job.say,
+    )
     counts = StepCounts()
     watch = Watch(
         metrics_path=job.run_dir / METRICS,
@@ -179,13 +197,15 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         fingerprint=job.fingerprint,
         keep_checkpoints=job.recipe.train.run.keep_checkpoints,
     )
-    trainer = _trainer(job, loaded, counts, watch)
+    trainer = _trainer(job, loaded, counts, watch, recovery)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     undo = watch.catch_interrupts()
+    recovery.begin()
     try:
         _guarded(trainer, start, watch, job)
     finally:
         undo()
+        recovery.end()
     if watch.interrupted and trainer.state.global_step < job.steps:
         raise RunInterrupted(
             f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved"
@@ -198,10 +218,13 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         resumed_from=checkpoints.step_of(start) if start else None,
         started_at=started_at,
         adapter=adapter,
+        events=tuple(recovery.kept.events),
     )
 
 
-def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watch) -> Trainer:
+def _trainer(
+    job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watch, recovery: Recovery
+) -> Trainer:
     check_settings(job.recipe, loaded.device)
     os.environ.update(tracker_environment(job.recipe, job.run_dir))
     settings = trainer_settings(
@@ -211,12 +234,14 @@ def _trainer(job: TrainJob, loaded: LoadedModel, counts: StepCounts, watch: Watc
         output_dir=str(job.run_dir / CHECKPOINTS),
         device=loaded.device,
     )
+    settings["activation_checkpointing"] = recovery.kept.checkpointing
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(job.tokenizer_folder), local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     common: dict[str, Any] = {
         "fast": loaded.fast,
         "counts": counts,
+        "recovery": recovery,
         "train": job.recipe.train,
         "model": loaded.model,
         "args": SFTConfig(**settings),
@@ -249,13 +274,10 @@ def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) 
     except TrainingDiverged:
         _keep_last_good(trainer, watch, job)
         raise
-    except torch.OutOfMemoryError as error:
-        raise EnvironmentFault(
-            "out of memory",
-            why=str(error).splitlines()[0],
-            fix="halve train.rows.max_length, or set train.run.gradient_checkpointing: true; "
-            "then `sovtune train RECIPE --resume`",
-        ) from error
+    except (RuntimeError, MemoryError) as error:  # outside a step: there is nothing to cut there
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(first_line(error)) from error
     except OSError as error:
         if error.errno not in (28, 122):  # no space left, quota exceeded
             raise

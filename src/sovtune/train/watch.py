@@ -61,6 +61,11 @@ class StepCounts:
     supervised: int = 0
     rewards: RewardSums = field(default_factory=RewardSums)
 
+    def clear(self) -> None:
+        """Begin a step anew."""
+        self.tokens = self.supervised = 0
+        self.rewards = RewardSums()
+
 
 @dataclass(slots=True)
 class LossGuard:
@@ -167,8 +172,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             rss_bytes=self.process.memory_info().rss,
             **self.counts.rewards.means(),
         )
-        self.counts.tokens = self.counts.supervised = 0
-        self.counts.rewards = RewardSums()
+        self.counts.clear()
         self.guard.check(metrics.step, metrics.loss)
         if not math.isfinite(metrics.grad_norm):
             raise TrainingDiverged(f"the gradient norm at step {metrics.step} is {metrics.grad_norm}")
