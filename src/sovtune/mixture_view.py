@@ -115,7 +115,7 @@ def replay_note(written: Recipe, resolved: Recipe) -> str | None:
     part = REPLAY_SHARE * len(missing)
     return "\n".join(
         [
-            f"the mixture has no {names}. About {share(REPLAY_SHARE)} of it beside "
+            f"the mixture has no {names}. About {100 * REPLAY_SHARE:g} % of it beside "
             f"{language_name(resolved.language)} keeps the base from losing it. In the recipe:",
             *_lines_to_add(written, missing, part),
         ]

@@ -225,7 +225,7 @@ def _render_all(
     usable = [False] * len(sources)
     verdicts: dict[bool | None, Rendered] = {}
     for number, one in enumerate(stream.documents):
-        if progress is not None and number % _TOLD_EVERY == 0:
+        if progress is not None and number and number % _TOLD_EVERY == 0:
             progress(number, rows)
         pieces = _render_one(recipe, sources[one.source], one, text_format, stream)
         usable[one.source] |= bool(pieces)
