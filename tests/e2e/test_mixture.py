@@ -110,7 +110,7 @@ def test_shares_that_whole_documents_cannot_meet_are_refused_with_the_tolerance_
     assert refused.returncode == 4
     assert "of the packed tokens, asked were " in refused.stderr
     assert "documents are taken whole" in refused.stderr
-    tolerance = refused.stderr.split("tolerance: ")[1].split("}")[0]
+    tolerance = refused.stderr.split("{tolerance: ")[1].split("}")[0]
     accepted = data(few, "few", "--set", f"mix.tolerance={tolerance}")
     assert accepted.returncode == 0, accepted.stderr
 
