@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planted_texts import SENTENCES
 from sovtune.data.arabic import VISUAL, visual_order_score
 from sovtune.data.clean import CleanPolicy, _opencc, normalise
 from sovtune.errors import EnvironmentFault
@@ -195,6 +196,50 @@ def test_reversed_arabic_is_found() -> None:
     assert visual_order_score(KO[::-1]) == 0.0
 
 
+PERSIAN_LINES = (
+    "کتابخانهٔ شهر هر روز صبح باز می‌شود و عصر بسته است.",
+    "پدربزرگم یک درخت زیتون کوچک خرید و جلوی خانه کاشت.",
+    "پیش از پختن عدس باید آن را یک ساعت در آب بخیسانید.",
+    "دریا امروز آرام بود و ماهیگیران پیش از سپیده رفتند.",
+    "معلم مسئله‌ای دشوار روی تخته نوشت و همه ساکت شدند.",
+    "قطار به خاطر باران‌های شدید شمال نیم ساعت دیر رسید.",
+    "خانواده هر جمعه دور یک سفره در خانهٔ مادربزرگ است.",
+    "گیاه به نور کافی و آب کم نیاز دارد تا ریشه‌ها نپوسند.",
+    "مسافران شب‌ها در بیابان راه می‌رفتند چون روز گرم بود.",
+    "مادرم قهوه را روی آتش گذاشت و منتظر ماند تا بجوشد.",
+    "نانوا نان گرم خود را از ساعت پنج صبح می‌فروشد.",
+    "به موزهٔ تازه رفتیم و نقشه‌های قدیمی زیادی را دیدیم.",
+    "وقتی باد پاییز می‌وزد بستن پنجره‌ها را فراموش نکنید.",
+    "کودک قصه را بلند خواند و برای خواهرش تکرار کرد.",
+    "برادرم مهندس کارخانه‌ای نزدیک بندر شرقی است.",
+    "با نخستین روزهای سرد رنگ برگ‌های باغ عوض می‌شود.",
+    "پزشک پیش از نوشتن دارو دربارهٔ غذا و خواب او پرسید.",
+    "مردم روستا با دست خود پلی چوبی روی رودخانه ساختند.",
+    "دخترم دوست دارد خانه‌های رنگی و درخت‌های بلند بکشد.",
+    "شب پیش از عید بازار پر از مردمی بود که خرید می‌کردند.",
+)
+URDU_LINES = (
+    "لائبریری ہر صبح کھلتی ہے اور شام سے پہلے بند ہو جاتی ہے۔",
+    "دادا نے زیتون کا ایک چھوٹا درخت خریدا اور گھر کے سامنے لگایا۔",
+    "بارش کی وجہ سے ریل گاڑی آدھا گھنٹہ دیر سے پہنچی۔",
+    "بچے شام تک میدان میں کھیلتے رہے اور پھر گھر چلے گئے۔",
+)
+
+
+def test_single_reversed_lines_are_found_and_good_ones_are_not() -> None:
+    for lines, least in ((PERSIAN_LINES, 0.95), (URDU_LINES, 1.0), (SENTENCES["ar"], 0.8)):
+        found = [visual_order_score(line[::-1]) >= VISUAL for line in lines]
+        assert sum(found) >= least * len(lines), [
+            line for line, hit in zip(lines, found, strict=True) if not hit
+        ]
+        assert [line for line in lines if visual_order_score(line) > 0] == []
+
+
+def test_marks_before_their_letters_tell_of_a_reversed_line() -> None:
+    assert visual_order_score("قبلاً دقیقاً"[::-1]) >= VISUAL
+    assert visual_order_score("قبلاً دقیقاً") == 0.0
+
+
 def test_reversed_arabic_by_policy() -> None:
     dropped = normalise(reverse(ARABIC), CleanPolicy(languages=("ar",)))
     assert dropped.refused == "visual_order"
@@ -269,3 +314,15 @@ def test_twice_is_once(pieces: list[str], tag: str, strip: bool) -> None:
     assert normalise(once, policy).text == once
     assert unicodedata.is_normalized("NFC", once)
     once.encode()
+
+
+def test_a_scar_or_an_example_of_mojibake_does_not_condemn_a_document() -> None:
+    """Shapes met in manuals: two broken bytes in a long line, and a text that shows what mojibake looks like."""
+    scar = f"{KO} 이 항목은 텍스트§\x8c 옵 \x98을 써서 만들어야 하며, 그 밖의 항목은 목록에서 고르면 됩니다."
+    example = (
+        f"{AR} وإذا ظهرت بعض الحروف مثل ”Ã©“ أو ”Ã¨“ أو ”Ã§“ فالملف مقروء بترميز آخر وليس تالفا على الإطلاق."
+    )
+    for text, tag in ((scar, "ko"), (example, "ar")):
+        assert normalise(text, CleanPolicy(languages=(tag, "en"))).refused is None
+    broken = "".join(KO.encode().decode("latin-1", "replace").split("\xeb"))
+    assert normalise(broken, CleanPolicy(languages=("ko", "en"))).refused == "mojibake"

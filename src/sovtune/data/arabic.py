@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from collections import Counter
+from functools import cache, lru_cache
 
 HAS_ARABIC = re.compile("[\u0620-\u06d3\u06fa-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc]")
 HAS_FORMS = re.compile("[\ufb50-\ufdff\ufe70-\ufefc]")
@@ -12,25 +13,67 @@ TATWEEL = re.compile("\u0640+")
 TASHKEEL = re.compile("[\u064b-\u0652\u0670]+")
 
 VISUAL = 0.5
-"""``visual_order_score`` of a reversed text: good Arabic scores up to 0.11, reversed 0.94 and more."""
+"""``visual_order_score`` of a reversed text. Measured on documents of 200 letters and more in Arabic and Persian: good
+ones score up to 0.2, reversed ones 0.81 and more."""
 
 _LETTER = "\u0620-\u063f\u0641-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f"
 _NOT_BEFORE, _NOT_AFTER = f"(?<![{_LETTER}])", f"(?![{_LETTER}])"
+_ZWNJ = "\u200c"
+_TOKEN = re.compile(f"[{_LETTER}{_ZWNJ}]+")
 
-# Shapes that only one reading direction has: the article opens words, ta marbuta, alef maksura and yeh barree
-# close them; and the commonest small words of Arabic, Persian and Urdu whose mirror image is no word.
-_FORWARD = re.compile(
-    f"{_NOT_BEFORE}(?:[وفبك]?ال(?=[{_LETTER}]{{2}})|لل(?=[{_LETTER}]{{2}})"
-    f"|(?:في|من|على|إلى|عن|هذا|أن|از|که|این|است|برای|های|شود"
-    f"|را|به|حق|آن|می|خود|باید|دارد|باشد|کے|میں|ہے|ہیں|اور|سے|نے){_NOT_AFTER})"
-    f"|(?<=[{_LETTER}])[ةىے]{_NOT_AFTER}"
+# Small words of Arabic, Persian and Urdu whose mirror image is no word in any of them.
+_SMALL_WORDS = (
+    "في|من|على|إلى|عن|هذا|أن|إن|أو|قد|هو|هي|لكن|إذا|ذلك|كان|كما|بعد|عند|بين|غير|أي|تم|يتم|يمكن|يجب|لا|ولا|فلا"
+    "|از|که|این|است|برای|های|ها|شود|را|به|حق|آن|می|خود|باید|دارد|باشد|ترین|تا|هر|شد|بود|کند|شده|کرده|کنید|کنند|کردن"
+    "|خواهد|آنها|شما|اگر|هیچ|نیست|دیگر|باشند|گردد|بوده|هستند|هست|توان|تواند|دارند|نباید|داشت|خواهند|کس|چه|اند"
+    "|بدون|بیشتر|شوند|کنیم|چند|چون|زیرا|بسیار|همچنین|روی|دارید|نشود|بشود|نشده|باشید|ولی|پس|هنوز|شدند|بودند|کردند"
+    "|داشتند|گفت|رفت|رفتند|کے|میں|ہے|ہیں|اور|سے|نے|کو|کا|نہیں|گیا|تھا|جو|لیے|سکتا|کر"
 )
-_BACKWARD = re.compile(
-    f"(?<=[{_LETTER}][{_LETTER}])لا[وفبك]?{_NOT_AFTER}|(?<=[{_LETTER}][{_LETTER}])لل{_NOT_AFTER}"
-    f"|{_NOT_BEFORE}(?:يف|نم|ىلع|ىلإ|اذه|نأ|زا|هک|نیا|تسا|یارب|یاه|دوش"
-    f"|ار|هب|قح|نآ|یم|دوخ|دیاب|دراد|دشاب|ےک|نیم|ےہ|نیہ|روا|ےس|ےن){_NOT_AFTER}"
-    f"|{_NOT_BEFORE}[ةىے](?=[{_LETTER}])"
-)
+_WORDS = frozenset(_SMALL_WORDS.split("|"))
+_JOINED = frozenset(("ها", "های", "هایی", "ای", "ام", "اند", "تر", "ترین"))
+"""Persian endings that are set apart from their word by a zero-width non-joiner."""
+_ONLY_FORWARD = _WORDS | {"در"}  # its mirror image is a word
+_WORDS_TURNED, _JOINED_TURNED = (frozenset(word[::-1] for word in group) for group in (_WORDS, _JOINED))
+
+# Shapes that only one reading direction has: the article opens words; ta marbuta, alef maksura, yeh barree, noon
+# ghunna and a lone hamza close them, and no word begins with a hamza on waw or yeh or with heh doachashmee; alef with
+# madda or with hamza below opens words. The Farsi yeh closes many words and opens few, which begin like these.
+_YEH_OPENS = "[کاعہهز]|ون|ور|وس|وگ|خ[^ل]|قین"
+_OPENS = re.compile("(?:[وفبك]?ال|لل|[وف]?[إآ])..")
+_CLOSES = re.compile(".[ةىےں]$|..[ءی]$")
+_CLOSES_TURNED = re.compile("..(?:لا[وفبك]?|لل|[إآ][وف]?)$")
+_OPENS_TURNED = re.compile(f"[ةىےںءئؤھ].|ی(?!{_YEH_OPENS})..")
+
+
+@lru_cache(maxsize=1 << 16)
+def _shapes(token: str) -> tuple[int, int]:
+    """Telling shapes of a word, (forward, backward); its parts stand between zero-width non-joiners."""
+    forward = backward = 0
+    parts = token.split(_ZWNJ)
+    for index, part in enumerate(parts):
+        if part in _ONLY_FORWARD or (index and part in _JOINED):
+            forward += 1
+        else:
+            forward += (_OPENS.match(part) is not None) + (_CLOSES.search(part) is not None)
+        if part in _WORDS_TURNED or (index + 1 < len(parts) and part in _JOINED_TURNED):
+            backward += 1
+        else:
+            backward += (_OPENS_TURNED.match(part) is not None) + (_CLOSES_TURNED.search(part) is not None)
+    return forward, backward
+
+
+def _evidence(text: str) -> tuple[int, int]:
+    """Telling word shapes of a text, (forward, backward)."""
+    forward = backward = 0
+    for token, count in Counter(_TOKEN.findall(text)).items():
+        shapes = _shapes(token)
+        forward += count * shapes[0]
+        backward += count * shapes[1]
+    return forward, backward
+
+
+_STRAY_MARKS = re.compile('(?<![^\\s(«"])[\u064b-\u0655\u0670]')
+"""Marks before their letter: text was reversed character by character."""
 _LEAST_EVIDENCE = 2
 MIXED = 0.2
 """From here on some lines of a text may be reversed."""
@@ -61,11 +104,11 @@ def visual_order_score(text: str) -> float:
     """
     if HAS_FORMS.search(text):
         text = fold_forms(text)
+    stray = len(_STRAY_MARKS.findall(text))
     text = TASHKEEL.sub("", TATWEEL.sub("", text))
-    backward = len(_BACKWARD.findall(text))
-    if backward < _LEAST_EVIDENCE:
-        return 0.0
-    return backward / (backward + len(_FORWARD.findall(text)))
+    forward, backward = _evidence(text)
+    backward += stray
+    return backward / (backward + forward) if backward >= _LEAST_EVIDENCE else 0.0
 
 
 _MIRROR = str.maketrans("()[]{}<>«»‹›", ")(][}{><»«›‹")
@@ -130,8 +173,7 @@ def repair_visual_order(text: str) -> str:
     for index, line in enumerate(lines):
         if not HAS_ARABIC.search(line):
             continue
-        plain = fold_forms(line)
-        backward, forward = len(_BACKWARD.findall(plain)), len(_FORWARD.findall(plain))
+        forward, backward = _evidence(fold_forms(line))
         telling = whole or backward >= _LEAST_EVIDENCE
         if (telling and backward > forward) or (whole and backward == forward):
             lines[index] = _mend_lam_alef(fold_forms(_turn(line)))

@@ -31,6 +31,8 @@ _LEAD = 0.3
 _LEAST_HIGH = 4
 _MARK = 4
 """Characters that one hit of ftfy's badness stands for; mojibake of a character has two to four."""
+_MUCH = 0.2
+"""Share of a line that is mojibake from which on the whole line is judged by what repair left of it."""
 _UNREADABLE_SHARE = 0.1
 
 
@@ -132,10 +134,13 @@ def _mend_line(line: str, languages: tuple[str, ...]) -> tuple[str, int]:
     left = badness(fixed)
     if "\ufffd" in fixed or left >= before:
         return line, _MARK * before
-    # Something was put right and something was not: bytes are lost, the line cannot be trusted.
-    # Where the language has no accented letters of its own, one that is left tells the same.
+    # Where much of a line was put right and something was not, bytes are lost: the line cannot be trusted. Where the
+    # language has no accented letters of its own, one that is left tells the same. A line with a scar or with an
+    # example of mojibake in it is as unreadable as that.
+    if _MARK * before <= _MUCH * len(line):
+        return fixed, _MARK * left
     foreign = scripts_of(languages[0])[0] != "Latin" if languages else False
-    rests = foreign and _MARK * before > 0.2 * len(line) and _ACCENTED.search(fixed) is not None
+    rests = foreign and _ACCENTED.search(fixed) is not None
     return fixed, len(fixed) if left or rests else 0
 
 
