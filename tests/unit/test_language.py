@@ -150,3 +150,10 @@ def test_a_document_is_the_sum_of_its_paragraphs(lines: list[str]) -> None:
     assert found.foreign_paragraphs == tuple(
         index for index, tag in enumerate(tags) if tag not in (UNDECIDED, found.tag)
     )
+
+
+def test_a_short_hindi_heading_is_not_given_to_nepali() -> None:
+    for heading in ("प्रविष्टियाँ (अनुक्रमणिकाएँ/तालिकाएँ)", "प्रविष्टियाँ (उपयोक्ता परिभाषित अनुक्रमणिका)"):
+        assert identify(heading, ("hi", "en")).tag == "hi"
+    nepali = "नेपालको राजधानी काठमाडौं हो र यहाँ धेरै पुराना मन्दिरहरू छन्, जहाँ मानिसहरू हरेक दिन पूजा गर्न जान्छन्।"
+    assert identify(nepali, ("hi", "en")).tag == "ne"

@@ -59,6 +59,8 @@ _LEAST_LETTERS = 12
 """Below so many letters Latin text is a name, an acronym or a command, and says nothing of the document."""
 _SURE_LETTERS = 30
 """From so many letters on a language outside the candidates is believed."""
+_SURE_IN = {"Devanagari": 50}
+"""The same where vowel signs count as letters too; Hindi headings of 33 to 39 were taken for Nepali."""
 _LEAD = 5.0
 """How many times likelier than the likeliest candidate another language must be to be believed.
 
@@ -207,7 +209,7 @@ def _among(text: str, candidates: Sequence[str], script: str, letters: float) ->
     known = [language for language in map(primary, candidates) if language in scores]
     if own and not known:
         return candidates[0], 0.5  # py3langid does not know the language: the script is all there is
-    pool = known if known and letters < _SURE_LETTERS else list(scores)
+    pool = known if known and letters < _SURE_IN.get(script, _SURE_LETTERS) else list(scores)
     best = max(pool, key=scores.__getitem__)
     if known and scores[best] < _LEAD * scores[known[0]]:
         best = known[0]
