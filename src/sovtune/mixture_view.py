@@ -97,6 +97,8 @@ def _left_out(report: DataReport) -> list[str]:
 def replay_note(written: Recipe, resolved: Recipe) -> str | None:
     """Advice to train on some English too, or on the language of a replay set; None when the mixture has it.
 
+    Preference methods get none: what they would have to replay is judged answers, which few have.
+
     Args:
         written: the recipe with paths as a person wrote them.
         resolved: the same recipe with paths that can be opened.
@@ -104,6 +106,8 @@ def replay_note(written: Recipe, resolved: Recipe) -> str | None:
     Raises:
         CardError: a data card cannot be read.
     """
+    if resolved.method not in ("sft", "cpt"):
+        return None
     sources = [load_card(Path(source.card)) for source in resolved.data]
     kept = [load_card(Path(text.card)) for text in resolved.evaluate.texts if text.role == "replay"]
     own = primary(resolved.language)

@@ -44,7 +44,8 @@ def preview(loaded: LoadedRecipe, count: int) -> None:
             Text(f"Row {number + 1} of {len(rows)}: {total} tokens, {len(row['where'])} documents", "bold")
         )
         start = 0
-        for where, length in zip(places(row["where"], row["lengths"]), row["lengths"], strict=True):
+        names = places(row["where"], row["lengths"], row.get("good"))
+        for where, length in zip(names, row["lengths"], strict=True):
             ids, labels = (row[name][start : start + length] for name in ("input_ids", "labels"))
             learnt = sum(label != IGNORE for label in labels[1:])
             console.print(Text(f"{where}: {length} tokens, {learnt} learnt", "bold"))
@@ -59,8 +60,19 @@ def spread(rows: int, count: int) -> list[int]:
     return [place * rows // shown for place in range(shown)]
 
 
-def places(where: Sequence[str], lengths: Sequence[int]) -> list[str]:
-    """Where each dialogue of a row came from; the two of a comparison came from one place."""
+def places(where: Sequence[str], lengths: Sequence[int], good: Sequence[int] | None = None) -> list[str]:
+    """Where each dialogue of a row came from, and what was found of its answer if it was judged.
+
+    Args:
+        where: places of the row's documents; the two dialogues of a comparison came from one.
+        lengths: tokens of each dialogue.
+        good: verdicts on single answers.
+    """
+    if good is not None:
+        return [
+            f"{place}, {'good' if verdict else 'bad'} answer"
+            for place, verdict in zip(where, good, strict=True)
+        ]
     if len(where) == len(lengths):
         return list(where)
     return [f"{place}, {answer} answer" for place in where for answer in ("chosen", "rejected")]
