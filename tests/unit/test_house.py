@@ -121,7 +121,7 @@ HOMES = {
     "rensa": "data.dedup",
     "rich": "progress preview cli_shared data_view",
     "safetensors": "adapter_files adapter_start",
-    "tokenizers": "adapter_tokens data.chat data.template evaluate.bits",
+    "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
     "torch": "base model quantise adapter_* device_checks fastpath.* train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
