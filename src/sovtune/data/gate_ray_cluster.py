@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import signal
+import site
 import socket
 import threading
 import uuid
@@ -16,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any, Generic, TypeVar, cast
 
 from sovtune.data.gate_settings import code_version
 from sovtune.errors import EnvironmentFault, SovtuneError, UsageError
-from sovtune.recipe_launch import RAY_ADDRESS
+from sovtune.recipe_launch import RAY_ADDRESS, ray_host
 
 T = TypeVar("T")
 STORE_BYTES, STORE_BYTES_PER_WORKER = 192 << 20, 32 << 20
@@ -30,11 +31,20 @@ _MARK = ".part-ray-"  # the gate clears away what begins with `.part-` before a 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    # Some of Ray reports that reporting is switched off: to nobody.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
     # Under `uv run` Ray would pack the current folder and send it to every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Tries of a minute each to join a cluster; 20 unless told otherwise.
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
 }
-# The name is Ray's: "0" makes a cluster that Ray starts by itself listen on loopback only, on Linux too.
+# The name is Ray's: "0" keeps Ray on the loopback address, on Linux too; else 127.0.0.1 is taken for the address that
+# this machine has in its network, and Ray listens there.
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KNOCK_S = 10.0
+"""How long an address may take to answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +76,8 @@ def connected(cluster: RayCluster, workers: int | None, folder: Path) -> Iterato
     Raises:
         EnvironmentFault: Ray is not installed, cannot be started or reached, or has no core to work on.
     """
-    ray = import_ray(loopback_only=cluster.address is None)
+    host = ray_host(cluster.address) if cluster.address else "localhost"
+    ray = import_ray(loopback_only=host in _LOOPBACK)
     mark = folder / f"{_MARK}{uuid.uuid4().hex}"
     mark.mkdir(mode=0o700)
     try:
@@ -109,45 +120,79 @@ def _session(ray: Any, cluster: RayCluster, workers: int | None, mark: Path) -> 
         return
     on_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place of it
-    with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as private:
-        try:
-            with named_ray_faults(cluster.address):
-                _start(ray, cluster, workers, mark, Path(private))
-            yield
-        finally:
-            ray.shutdown()
-            if on_main:
-                signal.signal(signal.SIGTERM, before)
-
-
-def _start(ray: Any, cluster: RayCluster, workers: int | None, mark: Path, private: Path) -> None:
-    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if cluster.address is not None:
-        options |= {"address": cluster.address}
-    else:
-        # Ray guards its ports with this token; without one it would write one into the home folder.
-        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
-        cores = workers or os.cpu_count() or 1
-        options |= {
-            "address": "local",
-            "num_cpus": cores,
-            "num_gpus": 0,
-            "include_dashboard": False,
-            "object_store_memory": STORE_BYTES + cores * STORE_BYTES_PER_WORKER,
-            "object_spilling_directory": str(mark),
-            "_temp_dir": str(private),
-        }
+    private = Path(mkdtemp(prefix="ray-")) if cluster.address is None else None
     try:
-        ray.init(**options)
+        with named_ray_faults(cluster.address):
+            if private is not None:
+                _start(ray, workers or os.cpu_count() or 1, mark, private)
+            elif cluster.address is not None:
+                _join(ray, cluster.address)
+        yield
+    finally:
+        ray.shutdown()
+        if on_main:
+            signal.signal(signal.SIGTERM, before)
+        if private is not None:
+            shutil.rmtree(private, ignore_errors=True)
+
+
+def _start(ray: Any, cores: int, mark: Path, private: Path) -> None:
+    # Ray guards its ports with this token; without one it would write one into the home folder.
+    os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+    try:
+        with _home_without_cloud(private / "home"):
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES + cores * STORE_BYTES_PER_WORKER,
+                object_spilling_directory=str(mark),
+                _temp_dir=str(private),
+                **_SILENT,
+            )
     except (OSError, RuntimeError, ValueError) as error:
         raise EnvironmentFault(
-            "cannot start Ray" if cluster.address is None else "cannot join the Ray cluster",
-            where=cluster.address,
+            "cannot start Ray on this machine",
+            where=str(private),
             why=first_line(error),
-            fix=f"join this machine first: `ray start --address={cluster.address}`; Ray and Python must be of the "
-            "same version on every machine"
-            if cluster.address
-            else "make room in the folder for temporary files, or name another one with TMPDIR",
+            fix="make room in the folder for temporary files, or name another one, with a short path, in TMPDIR",
+        ) from error
+
+
+@contextmanager
+def _home_without_cloud(home: Path) -> Iterator[None]:
+    """Start processes with a home folder that answers what Ray would ask the metadata services of the clouds.
+
+    Ray does so even with its statistics switched off, at 169.254.169.254 and metadata.google.internal, unless it
+    finds a cluster configuration at home.
+    """
+    home.mkdir(mode=0o700)
+    (home / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
+    theirs = {"HOME": str(home), "PYTHONUSERBASE": site.getuserbase()}  # packages stay where they are
+    before = {name: os.environ.get(name) for name in theirs}
+    os.environ.update(theirs)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        ray.init(address=address, **_SILENT)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EnvironmentFault(
+            "cannot join the Ray cluster",
+            where=address,
+            why=first_line(error),
+            fix=f"`ray start --address={address}` joins this machine; Ray and Python are of one version everywhere",
         ) from error
 
 
@@ -182,9 +227,13 @@ def named_ray_faults(address: str | None = None) -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        ours = _cause(error)
-        if isinstance(ours, SovtuneError):
-            raise ours from None
+        wrapped: BaseException | None = error
+        while (
+            wrapped is not None
+        ):  # Ray wraps more than once, and gives its wrapping the class of what is inside
+            if isinstance(wrapped, SovtuneError) and not isinstance(wrapped, RayError):
+                raise wrapped from None
+            wrapped = getattr(wrapped, "cause", None) or wrapped.__cause__
         if isinstance(error, RayTaskError):
             raise
         raise EnvironmentFault(
@@ -193,12 +242,6 @@ def named_ray_faults(address: str | None = None) -> Iterator[None]:
             why=f"{first_line(error)}; a worker that ends is replaced a few times, then this is told",
             fix="repeat the command, finished parts are kept; with fewer workers when memory is short",
         ) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What is at the bottom of an error that Ray wrapped, perhaps several times."""
-    inner = getattr(error, "cause", None) or error.__cause__
-    return error if inner is None or isinstance(error, SovtuneError) else _cause(inner)
 
 
 def first_line(error: BaseException) -> str:
