@@ -28,7 +28,7 @@ from sovtune.card_header import Header, header_text, make_header, read_header, s
 from sovtune.card_lint import lint
 from sovtune.errors import LicenceRefused, UsageError
 from sovtune.evidence import read_evidence
-from sovtune.records import CardReport, FileHash, GateResult, SampleAnswer, from_json, to_json
+from sovtune.records import CardReport, Decision, FileHash, GateResult, SampleAnswer, from_json, to_json
 from sovtune.report import write_report
 
 GOLDEN = Path(__file__).parent / "golden" / "card.txt"
@@ -434,3 +434,64 @@ def test_plan_is_optional(tmp_path: Path) -> None:
     evidence = make_evidence(plan=None)
     assert read_evidence(write_run(tmp_path / "a", evidence), evidence.recipe).plan is None
     assert read_evidence(write_run(tmp_path / "b", make_evidence()), evidence.recipe).plan == make_plan()
+
+
+def test_decisions_and_open_questions_are_told() -> None:
+    assert "### Decisions by people" not in card_of()
+    assert "### Open questions" not in card_of()
+    made = Decision(
+        refusal="letters.non-commercial",
+        question="for | non-commercial use",
+        name="<b>Kim</b>",
+        reason="법무팀 검토",
+    )
+    question = "data news asks that derived works keep its licence [news.share-alike]"
+    data = make_data(decisions=(made,), open_questions=(question,), licence_policy="advisory")
+    text = card_of(data=data)
+    row = "| `letters.non-commercial` | for &#124; non-commercial use | &#60;b&#62;Kim&#60;/b&#62; | 법무팀 검토 |"
+    assert row in text
+    assert "data news asks that derived works keep its licence" in text.split("### Open questions")[1]
+    assert "licence policy: advisory" in text
+    assert faults(text) == []
+
+
+def test_what_cards_ask_for_and_what_was_compared_is_told() -> None:
+    data = make_data()
+    first = replace(
+        data.datasets[0],
+        attribution="City of Example, Letters 2021-2025",
+        territory=("KR",),
+        documents={"agreement": FileHash(path="letter.txt", bytes=9, sha256="9" * 64)},
+        compared={
+            "languages": "declared ko 1.00; measured ko 0.98",
+            "personal_data": "not compared: no gate",
+        },
+    )
+    text = card_of(data=replace(data, datasets=(first, data.datasets[1])))
+    obligations = text.split("## Licence and obligations")[1]
+    assert "- name the source: City of Example, Letters 2021-2025 (asked by data" in obligations
+    assert "- use only in: KR (asked by data" in obligations
+    assert "languages: declared ko 1.00; measured ko 0.98. personal_data: not compared: no gate." in text
+    assert f"`letter.txt` | `{'9' * 64}` |" in text
+    assert faults(text) == []
+
+
+def test_a_promise_that_nobody_answers_for_stops_the_card(tmp_path: Path) -> None:
+    data = make_data()
+    data = replace(data, datasets=(replace(data.datasets[0], licence="CC-BY-SA-4.0"), data.datasets[1]))
+    name = data.datasets[0].card_id
+
+    def write(**section: object) -> None:
+        recipe = make_recipe(card={"licence": "Apache-2.0", **section})
+        run_dir = write_run(tmp_path / "run", make_evidence(recipe, data=data))
+        write_report(run_dir, recipe)
+        write_card(run_dir, recipe)
+
+    with pytest.raises(LicenceRefused, match=rf"{name}\.share-alike"):
+        write()
+    write(licence_policy="advisory")
+    write(
+        overrides=[
+            {"refusal": f"{name}.share-alike", "name": "office", "reason": "weights are no adaptation"}
+        ]
+    )
