@@ -13,6 +13,7 @@ A folder (``dir:``) publishes to nobody: its permissions decide, and they are th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -47,6 +48,15 @@ class Audience:
         """In words: ``the public repository org/name of https://hub.example.org``."""
         kind = "private" if self.private else "public"
         return f"the {kind} repository {self.to.removeprefix('hub:')} of {self.endpoint}"
+
+    def recorded(self, message: str) -> str:
+        """A message for records that are published: without the Hub's address, which may be inside somebody's network.
+
+        The first digits of the target's SHA-256 stand for it, so that an answer holds for this target alone.
+        """
+        digest = hashlib.sha256(f"{self.to} {self.endpoint} {self.private}".encode()).hexdigest()[:12]
+        plain = message.replace(self.endpoint, "the Hub of the recipe") if self.endpoint else message
+        return f"{plain} (target {digest})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -289,7 +289,7 @@ def check_audience(files: Sequence[ReleaseFile], run_dir: Path, audience: Audien
     """
     content = next(file.content for file in files if file.name == "data.json") or b""
     report = from_json(DataReport, content.decode("utf-8"), where=str(run_dir / "data.json"))
-    decided = {(made.refusal, made.question): made for made in report.decisions}  # of this target, not of any
+    decided = {(made.refusal, made.question): made for made in report.decisions}
     found = [
         problem
         for entry in report.datasets
@@ -303,8 +303,10 @@ def check_audience(files: Sequence[ReleaseFile], run_dir: Path, audience: Audien
             audience,
         )
     ]
-    open_questions = [one for one in found if not one.settled and report.licence_policy == "advisory"]
-    refused = [one for one in found if (one.id, one.message) not in decided and one not in open_questions]
+    answers = {one: decided.get((one.id, audience.recorded(one.message))) for one in found}  # for this target
+    unanswered = [one for one, made in answers.items() if made is None]
+    passed = [one for one in unanswered if not one.settled and report.licence_policy == "advisory"]
+    refused = [one for one in unanswered if one not in passed]
     if refused:
         raise DataRefused(
             "; ".join(dict.fromkeys(f"{one.message} [{one.id}]" for one in refused)),
@@ -313,11 +315,8 @@ def check_audience(files: Sequence[ReleaseFile], run_dir: Path, audience: Audien
             fix="; ".join(dict.fromkeys(one.fix for one in refused))
             + "; an override belongs into the recipe, with this target under publish: (`sovtune check` shows it)",
         )
-    made_for = ((one.id, decided.get((one.id, one.message))) for one in found)
-    answered = [f"{name}: {made.name} answers for it" for name, made in made_for if made is not None]
-    return tuple(
-        dict.fromkeys([*answered, *(f"{one.id} is left open: {one.message}" for one in open_questions)])
-    )
+    answered = [f"{one.id}: {made.name} answers for it" for one, made in answers.items() if made is not None]
+    return (*answered, *(f"{one.id} is left open: {one.message}" for one in passed))
 
 
 def _check_gates(files: list[ReleaseFile], run_dir: Path) -> None:

@@ -59,7 +59,8 @@ def test_what_may_go_where(tmp_path: Path, states: dict[str, Any], audience: Aud
 def test_an_answer_holds_for_the_target_it_was_given_for(tmp_path: Path) -> None:
     with pytest.raises(DataRefused) as caught:
         told(tmp_path / "before", hub(OWN), **AT_HOME)
-    question = caught.value.what.removesuffix(" [letters.residency]")
+    question = hub(OWN).recorded(caught.value.what.removesuffix(" [letters.residency]"))
+    assert OWN not in question  # it is published
     made = Decision(
         refusal="letters.residency", question=question, name="office", reason="it stands in Daejeon"
     )

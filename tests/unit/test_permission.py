@@ -231,6 +231,19 @@ def test_an_override_also_answers_what_the_policy_would_let_pass(tmp_path: Path)
     assert [one.refusal for one in permission.decisions()] == ["letters.share-alike"]
 
 
+def test_an_answer_about_a_hub_does_not_tell_its_address(tmp_path: Path) -> None:
+    loaded = card(tmp_path, residency={"allowed_regions": ["KR"]})
+    made = [override("letters.residency", reason="the Hub stands in Daejeon")]
+    (decision,) = enforce(recipe(publish=HUB, overrides=made), [loaded]).decisions()
+    (question,) = examine(recipe(publish=HUB, policy="advisory"), [loaded]).questions()
+    assert decision.question.startswith("data letters may not leave KR")
+    assert HUB["endpoint"] not in decision.question + question
+    other = {**HUB, "endpoint": "https://hub.example.com"}
+    assert (
+        enforce(recipe(publish=other, overrides=made), [loaded]).decisions()[0].question != decision.question
+    )
+
+
 def test_cards_with_one_id_cannot_be_told_apart(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     cards = [card(tmp_path), card(tmp_path / "other")]

@@ -36,11 +36,16 @@ _OF_LICENCES = frozenset({"commercial", "share_alike", "use_restrictions", "unre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """What the policy made of everything found; ``places`` has a place for each problem, in the recipe or a card."""
+    """What the policy made of everything found.
+
+    ``places`` has a place for each problem, in the recipe or a card; ``target`` is where the adapter goes, ``proposed``
+    a licence that would do.
+    """
 
     verdicts: Verdicts
     policy: Policy
     places: dict[LicenceProblem, Place]
+    target: Audience | None
     proposed: str | None
 
     def as_problems(self) -> list[Problem]:
@@ -59,12 +64,18 @@ class Permission:
 
     def questions(self) -> tuple[str, ...]:
         """What the policy advisory let pass, a sentence each."""
-        return tuple(f"{one.message}; {one.fix} [{one.id}]" for one in self.verdicts.open_questions)
+        return tuple(f"{self._recorded(one)}; {one.fix} [{one.id}]" for one in self.verdicts.open_questions)
+
+    def _recorded(self, problem: LicenceProblem) -> str:
+        """Its message as it may stand in what is published."""
+        if self.target is None or problem.constraint != "audience":
+            return problem.message
+        return self.target.recorded(problem.message)
 
     def decisions(self) -> tuple[Decision, ...]:
         """What people answer for."""
         return tuple(
-            Decision(refusal=problem.id, question=problem.message, name=made.name, reason=made.reason)
+            Decision(refusal=problem.id, question=self._recorded(problem), name=made.name, reason=made.reason)
             for problem, made in self.verdicts.overruled
         )
 
@@ -111,7 +122,7 @@ def examine(
     Args:
         recipe: the recipe.
         cards: its cards to train on.
-        place_in_recipe: where a value of the recipe stands; without it its path, such as ``base.licence``, is all there is.
+        place_in_recipe: where a value of the recipe stands; without it errors give its path alone.
 
     Raises:
         CardError: two cards have one id.
@@ -119,12 +130,13 @@ def examine(
         ValueError: a licence of the recipe cannot be read.
     """
     distinct = _by_id(cards)
+    target = _target(recipe)
     found = list(_promises(recipe, distinct))
     for loaded in distinct.values():
         found += rights_problems(loaded.card)
         found += generator_problems(loaded.card)
         found += _beyond_the_licence(recipe, loaded.card)
-        found += _audience(recipe, loaded.card)
+        found += audience_problems(statement_of(loaded.card), target) if target else ()
     verdicts = judge(found, recipe.card.licence_policy, recipe.card.overrides)
     where = place_in_recipe or (lambda _: Place("recipe", 0, 0))
     if verdicts.mistakes:
@@ -147,6 +159,7 @@ def examine(
         verdicts=verdicts,
         policy=recipe.card.licence_policy,
         places=places,
+        target=target,
         proposed=_proposed(recipe, distinct, verdicts),
     )
 
@@ -271,12 +284,9 @@ def statement_of(card: DataCard) -> Statement:
     )
 
 
-def _audience(recipe: Recipe, card: DataCard) -> list[LicenceProblem]:
+def _target(recipe: Recipe) -> Audience | None:
     target = recipe.publish
-    if target is None:
-        return []
-    audience = Audience(to=target.to, endpoint=target.endpoint, private=target.private)
-    return list(audience_problems(statement_of(card), audience))
+    return Audience(to=target.to, endpoint=target.endpoint, private=target.private) if target else None
 
 
 def _proposed(recipe: Recipe, cards: dict[str, LoadedCard], verdicts: Verdicts) -> str | None:
