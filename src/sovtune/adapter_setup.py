@@ -10,7 +10,7 @@ from typing import Any
 from sovtune.adapter_files import continue_from
 from sovtune.adapter_start import lora_layers, reset_magnitudes, start_adapter
 from sovtune.adapter_tokens import cast_at_borders, vocabulary_settings
-from sovtune.errors import RunFailed, UsageError
+from sovtune.errors import EnvironmentFault, RunFailed, UsageError
 from sovtune.families import family
 from sovtune.recipe import Recipe
 from sovtune.recipe_adapter import Adapter
@@ -69,7 +69,7 @@ def attach(model: Any, recipe: Recipe, folder: Path, *, fast: bool) -> Any:
     if fast:
         config._register_custom_module(fast_modules())
     elif adapter.dora:
-        keep_storage(model)
+        prepare_dora(model)
     torch.manual_seed(recipe.seed)
     try:
         adapted = get_peft_model(model, config)
@@ -108,16 +108,27 @@ def fast_modules() -> dict[type, type]:
     }
 
 
-def keep_storage(model: Any) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation on this CPU.
+def prepare_dora(model: Any) -> None:
+    """Let PEFT's own DoRA read the weights of a quantised base on a CPU.
 
-    DoRA reads the weights themselves, and PEFT restores repacked ones wrongly.
+    bitsandbytes repacks 4-bit weights at the first evaluation, and PEFT restores repacked ones wrongly: here they
+    stay as they are.
+
+    Raises:
+        EnvironmentFault: the base is int8; PEFT loses the scales of its weights (peft 0.21, bitsandbytes 0.50).
     """
     import bitsandbytes as bnb
 
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, bnb.nn.Linear8bitLt) and module.weight.device.type == "cpu":
+            raise EnvironmentFault(
+                "PEFT's DoRA does not work on an int8 base on a CPU",
+                where="adapter.dora",
+                why="the fast path, which has its own, is not in use here",
+                fix="set base.quantisation.kind: nf4, or train.run.engine: auto where the fast path applies",
+            )
 
 
 def _check_layers(model: Any, layers: Sequence[int] | None) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging as logging_of_python
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sovtune.adapter_files import CONFIG, save_adapter, save_model
-from sovtune.adapter_setup import attach, fast_modules, keep_storage, lora_settings
+from sovtune.adapter_setup import attach, fast_modules, lora_settings, prepare_dora
 from sovtune.errors import EnvironmentFault, RunFailed
-from sovtune.quantise import quantisation_settings, unquantised_layers
+from sovtune.quantise import quantisation_settings, quiet_int8, unquantised_layers
 from sovtune.recipe import Recipe
 from sovtune.recipe_base import Quantisation
 
@@ -67,8 +66,6 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if quantisation.kind == "int8":  # one line for each product: "inputs will be cast to float16"
-        logging_of_python.getLogger("bitsandbytes.autograd._functions").setLevel(logging_of_python.ERROR)
     settings = quantisation_settings(quantisation, unquantised_layers(folder, quantisation.skip))
     config = BitsAndBytesConfig(**settings) if settings else None
     try:
@@ -84,6 +81,8 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
         raise EnvironmentFault(
             "the base cannot be loaded", where=folder.name, why=str(error).splitlines()[0]
         ) from error
+    if quantisation.kind == "int8":
+        quiet_int8()
     model.config.use_cache = False
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -140,7 +139,7 @@ def load_with_adapter(
             if not reasons:
                 config._register_custom_module(fast_modules())
             elif config.use_dora:
-                keep_storage(model)
+                prepare_dora(model)
             model = PeftModel.from_pretrained(model, str(adapter), config=config)
         except (ValueError, RuntimeError) as error:
             raise RunFailed(

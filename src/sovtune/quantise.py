@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,8 @@ def unquantised_layers(folder: Path, skip: Sequence[str]) -> tuple[str, ...]:
             )
         found += matching
     return tuple(sorted({*found, *always}))
+
+
+def quiet_int8() -> None:
+    """Stop bitsandbytes from saying before every single product that inputs are cast to float16."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
