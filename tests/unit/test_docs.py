@@ -77,6 +77,7 @@ def test_a_documented_command_exists(found: tuple[Block, str]) -> None:
             "pytest",
             "pre-commit",
             "git",
+            "ray",
         )
     written = {earlier.title for earlier in blocks(block.page) if earlier.title}
     for path in paths_in(arguments):

@@ -54,7 +54,7 @@ class RayCluster:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.address is not None and not re.match(RAY_ADDRESS, self.address):
+        if self.address is not None and not re.fullmatch(RAY_ADDRESS, self.address):
             raise UsageError(
                 f"`{self.address}` is no address of a Ray cluster",
                 why="Ray Data runs on a machine of the cluster, not through a `ray://` client",
@@ -192,7 +192,8 @@ def _join(ray: Any, address: str) -> None:
             "cannot join the Ray cluster",
             where=address,
             why=first_line(error),
-            fix=f"`ray start --address={address}` joins this machine; Ray and Python are of one version everywhere",
+            fix=f"`ray start --address={address}` joins this machine; it needs the cluster's token (RAY_AUTH_MODE, "
+            "RAY_AUTH_TOKEN_PATH) and its versions of Ray and Python",
         ) from error
 
 
