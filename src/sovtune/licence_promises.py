@@ -140,8 +140,8 @@ def _carried(source: _Source, result: tuple[str, ...]) -> LicenceProblem | None:
             fix,
             settled=False,
         )
-    message = "goes along with every derived model, and the result's licence leaves it out"
-    return source.problem("licence-left-out", "use_restrictions", message, fix)
+    message = "goes along with every derived work, and the result's licence leaves it out"
+    return source.problem("licence-left-out", "use_restrictions", message, fix, settled=source.is_base)
 
 
 def _credit(source: _Source, result: tuple[str, ...]) -> LicenceProblem | None:

@@ -94,6 +94,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], list[str], bool]] = [
     ("letter allows commerce", {**LETTER, "rights": {**LETTER["rights"], "commercial": "yes"}}, {}, [], True),
     ("unknown base", {}, {"base_licence": "LicenseRef-Acme"}, ["base.unknown-licence"], False),
     ("base goes along", {}, {"base_licence": "gemma"}, ["base.licence-left-out"], True),
+    ("data whose licence goes along", {"licence": {"expression": "llama3.1"}}, {}, ["letters.licence-left-out"], False),
     ("base names", {}, {"base_licence": "llama3.1", "licence": "llama3.1"}, ["base.name"], True),
     ("base not in Korea", {}, {"base_licence": "LicenseRef-Hunyuan", "licence": "LicenseRef-Hunyuan",
                                "language": "ko-KR"}, ["base.territory"], True),
