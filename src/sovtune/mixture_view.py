@@ -25,8 +25,8 @@ def data_lines(report: DataReport) -> list[str]:
     lines += _languages(report.languages)
     supervised = report.supervised_tokens / report.tokens
     lines.append(
-        f"{report.tokens:,} tokens in {report.rows:,} rows of at most {report.max_length:,}, filled to "
-        f"{share(report.row_fill)}; {share(supervised)} of them carry loss"
+        f"{report.tokens:,} tokens in {report.rows:,} rows of at most {report.max_length:,}, which they fill to "
+        f"{share(report.row_fill)}; {share(supervised)} of the tokens carry loss"
     )
     lines += _left_out(report)
     return lines
@@ -51,11 +51,14 @@ def _source(entry: DataSetRecord) -> str:
 def _languages(languages: Sequence[LanguageRecord]) -> list[str]:
     """Shares by language: as the text came, as it left the gate, and in the rows."""
     stages: list[tuple[str, Shares]] = [
-        ("languages in the rows", [(one.tag, one.share_reached, one.share_asked) for one in languages])
+        (
+            "languages in the rows, by tokens",
+            [(one.tag, one.share_reached, one.share_asked) for one in languages],
+        )
     ]
     available = [(one.tag, one.share_available, None) for one in languages]
     if any(abs(one.share_available - one.share_reached) >= SHOWN_SHARE for one in languages):
-        stages.insert(0, ("languages of all documents that could be taken", available))
+        stages.insert(0, ("languages that could be taken, by tokens", available))
     before = [(one.tag, one.share_before, None) for one in languages if one.share_before is not None]
     if any(
         abs(came - one.share_available) >= 0.01 for (_, came, _), one in zip(before, languages, strict=False)
