@@ -111,6 +111,8 @@ def replay_note(written: Recipe, resolved: Recipe) -> str | None:
     """
     if resolved.method not in ("sft", "cpt"):
         return None
+    if resolved.method not in ("sft", "cpt"):  # comparisons move a model little, and plain English is none
+        return None
     sources = [load_card(Path(source.card)) for source in resolved.data]
     kept = [load_card(Path(text.card)) for text in resolved.evaluate.texts if text.role == "replay"]
     own = primary(resolved.language)
