@@ -14,9 +14,11 @@ from sovtune.errors import EnvironmentFault, RunFailed
 from sovtune.quantise import quantisation_settings, quiet_int8, unquantised_layers
 from sovtune.recipe import Recipe
 from sovtune.recipe_base import Quantisation
+from sovtune.weights import lazy_tensors
 
 ADAPTER_FOLDER, FULL_FOLDER = "adapter", "model"
 """Where a run keeps what it trained."""
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,31 +64,44 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
             ``quantisation.skip`` is not there.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     settings = quantisation_settings(quantisation, unquantised_layers(folder, quantisation.skip))
     config = BitsAndBytesConfig(**settings) if settings else None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=getattr(torch, quantisation.compute),
-            quantization_config=config,
-            attn_implementation=attention,
-            device_map={"": device},
-            local_files_only=True,
-        )
-    except (ValueError, ImportError) as error:
+        architecture = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        with lazy_tensors(folder) as tensors:
+            model = _causal_class(architecture).from_pretrained(
+                None,
+                config=architecture,
+                state_dict=tensors,
+                dtype=getattr(torch, quantisation.compute),
+                quantization_config=config,
+                attn_implementation=attention,
+                device_map={"": device},
+            )
+    except (ValueError, ImportError, FileNotFoundError) as error:
         raise EnvironmentFault(
             "the base cannot be loaded", where=folder.name, why=str(error).splitlines()[0]
         ) from error
+    if (folder / GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     if quantisation.kind == "int8":
         quiet_int8()
     model.config.use_cache = False
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def _causal_class(config: Any) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"a base of type {config.model_type} does not write text")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
 def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
