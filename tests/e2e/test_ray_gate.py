@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cli_runs import environment, sovtune
+from cli_runs import environment, sovtune, write_project
 from planted_texts import SENTENCES
 from sovtune.data.dedup import CROWDED, as_matrix, band_matrix, sketch_all
 from sovtune.data.files import LocalFile
@@ -263,6 +263,46 @@ def test_a_killed_driver_goes_on_where_it_was(corpus, expected, head, tmp_path):
     assert 3 <= len(before) < expected[2]["shards"]
     assert {path: finished(work)[path] for path in before} == before
     assert not list(work.glob(".part-*"))
+
+
+def test_nothing_to_find_is_no_fault(head, tmp_path):
+    """No rows at all, and a cluster of which nothing goes: held-out texts are never dropped."""
+    nothing = Search(shards=(), held_out=(), limits=None, threshold=0.7)
+    twins = dataclasses.replace(nothing, held_out=tuple(sketch_all([KO[0], KO[0], KO[1]])))
+    with ray_engine(head.cluster, 2, tmp_path) as engine:
+        assert [*engine.duplicates(nothing), *engine.duplicates(twins)] == []
+
+
+def test_a_recipe_names_the_cluster(head, tmp_path):
+    """What the gate did in a run is the same with Ray, but for seconds; a wrong address is told at once."""
+    recipe = write_project(tmp_path)
+    records = []
+    for home, launch in (("local", ()), ("ray", ("data_engine=ray", f"ray_address={head.cluster.address}"))):
+        named = [word for key in launch for word in ("--set", f"launch.{key}")]
+        done = sovtune(
+            "data", recipe, "--json", "-q", "--restart", "--set", "curate.quality=off", *named,
+            folder=tmp_path, SOVTUNE_HOME=str(tmp_path / home),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        run_dir = tmp_path / json.loads(done.stdout)["run_dir"]
+        records.append(without_times(json.loads((run_dir / "gate.json").read_text(encoding="utf-8"))))
+    assert records[0] == records[1]
+    assert records[0]["rows"] == 40 and records[0]["shards_reused"] == 0
+    wrong = sovtune(
+        "data", recipe, "--restart", "--set", "curate.quality=off", "--set", "launch.data_engine=ray",
+        "--set", "launch.ray_address=127.0.0.1:1", folder=tmp_path, SOVTUNE_HOME=str(tmp_path / "wrong"),
+    )  # fmt: skip
+    assert wrong.returncode == 3 and "127.0.0.1:1: cannot join the Ray cluster" in wrong.stderr
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, dict):
+        return {
+            key: without_times(item)
+            for key, item in value.items()
+            if "seconds" not in key and key != "workers"
+        }
+    return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(head, tmp_path):

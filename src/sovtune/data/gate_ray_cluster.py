@@ -21,6 +21,7 @@ from tempfile import mkdtemp
 from typing import Any, Generic, TypeVar, cast
 
 from sovtune.data.gate_settings import code_version
+from sovtune.data.gate_shard import named_disk_faults
 from sovtune.errors import EnvironmentFault, SovtuneError, UsageError
 from sovtune.recipe_launch import RAY_ADDRESS, ray_host
 
@@ -79,7 +80,8 @@ def connected(cluster: RayCluster, workers: int | None, folder: Path) -> Iterato
     host = ray_host(cluster.address) if cluster.address else "localhost"
     ray = import_ray(loopback_only=host in _LOOPBACK)
     mark = folder / f"{_MARK}{uuid.uuid4().hex}"
-    mark.mkdir(mode=0o700)
+    with named_disk_faults(folder):
+        mark.mkdir(mode=0o700)
     try:
         with _quiet(), _session(ray, cluster, workers, mark):
             cores = int(ray.cluster_resources().get("CPU", 0))

@@ -47,6 +47,7 @@ PARTITION_RECORDS = 1 << 19
 """Records (a row in a bucket) that one worker is given at once: about 50 bytes each while they are sorted."""
 _AT_ONCE = 4096  # rows made into records, or results read, together
 _SIGNATURE = np.dtype(("<u4", (WIDTH,)))
+_ALONE = np.uint32(0xFFFFFFFF)  # in the place of a root
 _SHORT, _SIGNED = 0, 1  # bands of equal fingerprints, without and with signature; those of MinHash come after
 _REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -94,7 +95,7 @@ class _Search:
                 yield Duplicate(row, kept, _REASONS[reason], similarity)
 
     def _clustered(self) -> Iterator[dict[str, object]]:
-        """Shards that have rows in clusters, with the root of each of their rows; -1 is a row that is alone."""
+        """Shards that have rows in clusters, with the root of each of their rows, or ``_ALONE``."""
         view = self.forest.view
         has_others = np.zeros(len(view), dtype=np.bool_)
         blocks = [(number, *_places(self.search, number)) for number in self.numbers]
@@ -102,9 +103,8 @@ class _Search:
             tops = view[start:end]
             has_others[tops[tops != np.arange(start, end)]] = True
         for number, start, end in blocks:
-            tops = view[start:end].astype(np.int64)
-            roots = np.where(has_others[tops], tops, -1)
-            if np.any(roots >= 0):
+            roots = np.where(has_others[view[start:end]], view[start:end], _ALONE)
+            if np.any(roots != _ALONE):
                 yield {"shard": number, "roots": roots.tobytes()}
 
     def _shuffled(self, items: Sequence[Mapping[str, object]], split: Any, gather: Any) -> Any:
@@ -235,9 +235,11 @@ def cluster_records(batch: Columns, box: Box[Search], partitions: int) -> Iterat
     """Shards and the roots of their rows -> a record for every row in a cluster: a ``Member`` without signature."""
     search = box.open()
     for number, packed in zip(batch["shard"].tolist(), batch["roots"].tolist(), strict=True):
-        roots = np.frombuffer(packed, dtype=np.int64)
+        roots = np.frombuffer(packed, dtype=np.uint32)
         first = _places(search, number)[0] - len(search.held_out)
-        clustered = ((at, member) for at, member in search.members(number) if roots[member.row - first] >= 0)
+        clustered = (
+            (at, member) for at, member in search.members(number) if roots[member.row - first] != _ALONE
+        )
         while chunk := list(islice(clustered, _AT_ONCE)):
             members = [member for _, member in chunk]
             rows = np.array([member.row for member in members], dtype=np.int64)
@@ -245,8 +247,8 @@ def cluster_records(batch: Columns, box: Box[Search], partitions: int) -> Iterat
                 b"".join(member.sketch.fingerprint for member in members), dtype="<u8"
             )
             yield {
-                "partition": roots[rows - first] % partitions,
-                "root": roots[rows - first],
+                "partition": roots[rows - first].astype(np.int64) % partitions,
+                "root": roots[rows - first].astype(np.int64),
                 "row": rows,
                 "place": np.array([at for at, _ in chunk], dtype=np.int64),
                 "length": np.array([member.sketch.length for member in members], dtype=np.int64),
