@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from sovtune.licence_promises import LicenceProblem
 
 Policy = Literal["strict", "advisory"]
-_UNWRITTEN = ("TODO", "WHO", "WHY")
+_WHO, _WHY = "WHO DECIDES", "WHY, FOR THE MODEL CARD"
+_UNWRITTEN = ("TODO", _WHO, _WHY)
 """How the placeholders of ``override_lines`` begin; a decision that still holds one was not taken."""
 
 
@@ -115,9 +116,5 @@ def override_lines(problems: Iterable[LicenceProblem]) -> list[str]:
         return []
     lines = ["card:", "  overrides:"]
     for name in ids:
-        lines += [
-            f"    - refusal: {name}",
-            '      name: "WHO DECIDES"',
-            '      reason: "WHY, FOR THE MODEL CARD"',
-        ]
+        lines += [f"    - refusal: {name}", f'      name: "{_WHO}"', f'      reason: "{_WHY}"']
     return lines

@@ -227,7 +227,8 @@ def test_an_override_that_overrules_nothing_is_a_mistake(
 
 def test_an_override_also_answers_what_the_policy_would_let_pass(tmp_path: Path) -> None:
     loaded = card(tmp_path, licence={"expression": "CC-BY-SA-4.0"})
-    permission = enforce(recipe(policy="advisory", overrides=[override("letters.share-alike")]), [loaded])
+    made = [override("letters.share-alike", name="WHO regional office")]  # a name, no placeholder
+    permission = enforce(recipe(policy="advisory", overrides=made), [loaded])
     assert permission.questions() == ()
     assert [one.refusal for one in permission.decisions()] == ["letters.share-alike"]
 
