@@ -385,15 +385,28 @@ def test_what_is_required_is_named(tmp_path, words, missing):
 
 
 def test_planted_defects_are_caught_in_five_languages(tmp_path, root):
-    """The measuring script itself, on texts written for this test; it prints recall by type."""
+    """The measuring script itself, on texts written for this test; it prints recall by type, held-back text apart."""
     words = []
+    (tmp_path / "other" / "source").mkdir(parents=True)
+    write_rows(
+        tmp_path / "other" / "source" / "ko.jsonl", *({"text": text} for text in documents("ko", 52)[26:])
+    )
     for language in SENTENCES:
         path = write_rows(
             tmp_path / f"{language}.jsonl", *({"text": text} for text in documents(language, 52))
         )
         words.append(f"{language}={path}")
     done = subprocess.run(
-        [sys.executable, str(root / "scripts/measure_gate.py"), *words, "--count", "2", "--verbose"],
+        [
+            sys.executable,
+            str(root / "scripts/measure_gate.py"),
+            *words,
+            "--count",
+            "2",
+            "--verbose",
+            "--held-back",
+            str(tmp_path / "other"),
+        ],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
@@ -401,7 +414,9 @@ def test_planted_defects_are_caught_in_five_languages(tmp_path, root):
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "wrong language" in done.stdout and "held-out text" in done.stdout
+    tuned, _, held_back = done.stdout.partition("Held-back text")
+    assert "wrong language" in tuned and "held-out text" in tuned
+    assert "kr_rrn" in held_back and "wrong language" not in held_back, "it is in one language"
 
 
 def test_a_drafted_card_is_refused_until_people_have_answered(tmp_path):

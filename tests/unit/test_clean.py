@@ -326,3 +326,13 @@ def test_a_scar_or_an_example_of_mojibake_does_not_condemn_a_document() -> None:
         assert normalise(text, CleanPolicy(languages=(tag, "en"))).refused is None
     broken = "".join(KO.encode().decode("latin-1", "replace").split("\xeb"))
     assert normalise(broken, CleanPolicy(languages=("ko", "en"))).refused == "mojibake"
+
+
+@pytest.mark.parametrize(
+    ("tag", "codec", "body"), [("ja", "cp932", JA), ("zh", "gb18030", ZH), ("ko", "cp949", KO)]
+)
+def test_a_heading_full_of_latin_words_is_read_as_the_lines_below_it(tag: str, codec: str, body: str) -> None:
+    heading = {"ja": "netdevice - Linux device driver ネットワーク", "zh": "(Matrix multiplication) https://a.org 矩阵相乘",
+               "ko": "(virtual console) https://a.org 가상 콘솔"}[tag]  # fmt: skip
+    text = f"{heading}\n{body}\n{body}"
+    assert clean(text.encode(codec).decode("latin-1"), tag) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ _LEAD = 0.3
 _LEAST_HIGH = 4
 _MARK = 4
 """Characters that one hit of ftfy's badness stands for; mojibake of a character has two to four."""
+_ASKED = 3
+"""Lines that are asked for the codec of all."""
 _MUCH = 0.2
 """Share of a line that is mojibake from which on the whole line is judged by what repair left of it."""
 _UNREADABLE_SHARE = 0.1
@@ -100,23 +103,64 @@ def _bytes_of(text: str) -> bytes:
 _TO_BYTE_AS_LATIN = {code: chr(byte) for code, byte in _TO_BYTE.items()}
 
 
-def _from_bytes(run: str, languages: tuple[str, ...]) -> str:
-    """A run of Latin-1 letters as the UTF-8, EUC-KR, GBK, Shift-JIS, CP1256 ... text whose bytes it shows.
+def _shown_bytes(run: str) -> bytes | None:
+    """The bytes that a run of Latin-1 letters shows, when it looks like the bytes of another script."""
+    high = len(_ONE.findall(run))
+    paired = sum(map(len, _WORD_RUN.findall(run)))
+    return None if high < _LEAST_HIGH or paired < 0.6 * high else _bytes_of(run)
+
+
+def _legacy(run: str, data: bytes, languages: tuple[str, ...]) -> Reading | None:
+    """The bytes in a legacy codec of the languages, when that is clearly what they are.
 
     Codecs of languages in Latin letters are left out: too much of them is the same in Latin-1.
     """
-    high = len(_ONE.findall(run))
-    paired = sum(map(len, _WORD_RUN.findall(run)))
-    if high < _LEAST_HIGH or paired < 0.6 * high:
-        return run
-    data = _bytes_of(run)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        best = next(filter(_other_script, readings(data, languages)), None)
+    best = next(filter(_other_script, readings(data, languages)), None)
     if best is None or best.score < _CLEARLY or "\ufffd" in best.text:
+        return None
+    return best if plausibility(run, "cp1252", "en") <= best.score - _LEAD else None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _from_bytes(run: str, languages: tuple[str, ...]) -> str:
+    """A run of Latin-1 letters as the UTF-8, EUC-KR, GBK, Shift-JIS, CP1256 ... text whose bytes it shows."""
+    data = _shown_bytes(run)
+    if data is None:
         return run
-    return best.text if plausibility(run, "cp1252", "en") <= best.score - _LEAD else run
+    if _is_utf8(data):
+        return data.decode("utf-8")
+    found = _legacy(run, data, languages)
+    return found.text if found is not None else run
+
+
+def _as_the_others(line: str, codec: str) -> str:
+    """A line that shows nothing but bytes, in the codec that the other lines of its text are in, if it can be."""
+    if not _ONE.search(line) or not _RUN.fullmatch(line):
+        return line
+    try:
+        return _bytes_of(line).decode(codec)
+    except UnicodeDecodeError:
+        return line
+
+
+def _codec_of(lines: Sequence[str], languages: tuple[str, ...]) -> str | None:
+    """The legacy codec that the line with most foreign bytes is clearly in."""
+    for line in sorted(lines, key=lambda line: -len(_ONE.findall(line)))[:_ASKED]:
+        for run in _RUN.findall(line):
+            data = _shown_bytes(run)
+            if data is None or _is_utf8(data):
+                continue
+            found = _legacy(run, data, languages)
+            if found is not None:
+                return found.codec
+    return None
 
 
 def _mend_line(line: str, languages: tuple[str, ...]) -> tuple[str, int]:
@@ -178,6 +222,12 @@ def mend(text: str, languages: tuple[str, ...]) -> Mended:
         text = text.replace(lost, sign)
     lines = text.split("\n")
     unreadable = 0
+    suspects = [line for line in lines if _PAIR.search(line)]
+    codec = _codec_of(suspects, languages) if suspects and len(lines) > 1 else None
+    if (
+        codec is not None
+    ):  # a heading full of Latin words, or a single sign, is clear only by the lines around it
+        lines = [_as_the_others(line, codec) for line in lines]
     for index, line in enumerate(lines):
         if _PAIR.search(line):
             lines[index], left = _mend_line(line, languages)
