@@ -307,14 +307,14 @@ def fetched(search: Search, rows: Index, places: Index) -> Iterator[RecordFile[n
     try:
         with TemporaryDirectory(prefix="sovtune-signatures-") as folder:
             file: RecordFile[np.uint32] = RecordFile(Path(folder) / "signatures", _SIGNATURE)
-            try:
-                for owner in np.unique(owners).tolist():
-                    own = places[owners == owner]
-                    for start in range(0, len(own), _AT_ONCE):
-                        file.append(_signatures(search, owner, own[start : start + _AT_ONCE]))
-                yield file
-            finally:
-                file.remove()
+        try:  # the file has lost its name already: nothing of it is left when this worker is killed
+            for owner in np.unique(owners).tolist():
+                own = places[owners == owner]
+                for start in range(0, len(own), _AT_ONCE):
+                    file.append(_signatures(search, owner, own[start : start + _AT_ONCE]))
+            yield file
+        finally:
+            file.remove()
     except OSError as error:
         raise EnvironmentFault(
             f"the Ray worker on {socket.gethostname()} cannot read or keep signatures: {error.strerror or error}",
