@@ -257,7 +257,7 @@ def test_continued_pretraining_splits_long_texts_and_loses_no_token(tmp_path):
     data = json.loads((here / "runs" / "tiny-run" / "data.json").read_text(encoding="utf-8"))
     assert data["overlong"] == {"split": 1}
     assert data["tokens_cut"] == 0
-    assert data["longest_document"] == 256
+    assert 128 < data["longest_document"] <= 256, "pieces end with a sentence"
     values["method"] = "sft"
     recipe.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8")
     refused = sovtune("check", recipe, "--json", folder=here)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sovtune.data.chat import Rendered
+from sovtune.data.chat import IGNORE, Rendered
 from sovtune.data.gate_shard import named_disk_faults
 from sovtune.data.pack import Integers, Packed
 from sovtune.data.record_file import RecordFile
@@ -95,7 +95,7 @@ class DocumentStore:
         self._held_tokens += len(tokens)
         self._held_origins.append((place, int(number), first, good))
         self._lengths.append(len(tokens))
-        self._supervised.append(rendered.supervised)
+        self._supervised.append(int(np.count_nonzero(tokens["label"][1:] != IGNORE)))
         self._sources.append(source)
         self._languages.append(self._tags.setdefault(language, len(self._tags)))
         self._rows.append(row)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sovtune.data.chat import Rendered
 from sovtune.data.document import Document
+from sovtune.data.scripts import SPACE, class_table, codes_of
 from sovtune.errors import DataRefused
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _breaks(text: str, offsets: npt.NDArray[np.int64]) -> tuple[Cuts, Cuts, Cuts
     ends, starts = offsets[:-1, 1], offsets[1:, 0]
     # Bytes of one character are several tokens with the same offsets: between them is no place to cut.
     whole = starts >= ends
-    blank = np.fromiter((char.isspace() for char in text), dtype=np.bool_, count=len(text))
+    blank = class_table()[codes_of(text)] == SPACE
     around = np.concatenate(([True], blank, [True]))  # character i is at i + 1
     at_word = (starts > ends) | around[ends] | around[ends + 1]
     found = (_inside(_PARAGRAPH, text, ends), _inside(_SENTENCE, text, ends), at_word, True)
