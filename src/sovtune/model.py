@@ -91,6 +91,7 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
     if quantisation.kind == "int8":
         quiet_int8()
     model.config.use_cache = False
+    model.name_or_path = str(folder)  # PEFT asks the Hub about a base without a place on disk at every save
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
