@@ -151,8 +151,23 @@ class DataReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChange:
+    """A change that makes a run need less: dotted keys with their new values, bytes saved on top of earlier changes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    values: dict[str, bool | int | float | str]
+    saves_bytes: int
+    total_bytes: int
+    cost: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Arithmetic made before a step is spent: counts, seconds, bytes by part. ``notes`` says what is estimated."""
+    """Arithmetic made before a step is spent: counts, seconds, bytes by part. ``notes`` says what is estimated.
+
+    The parts of ``memory_bytes`` add up to the peak; ``phases`` has the peak of each stage and ``others`` what stands
+    in no peak. ``micro_rows`` go through the model at once. ``changes`` would make the run fit, one on top of another.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     steps: int
@@ -164,6 +179,12 @@ class Plan:
     memory_available_bytes: int
     fits: bool
     notes: tuple[str, ...] = ()
+    machine: str = "this machine"
+    micro_rows: int = 1
+    energy_kwh: float | None = None
+    phases: dict[str, int] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
+    changes: tuple[PlanChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
