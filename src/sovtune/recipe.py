@@ -297,7 +297,8 @@ class Recipe(Section):
         for name, methods in PREFERENCE_METHODS.items():
             given = getattr(self.preference, name) != Preference.model_fields[name].default
             if given and self.method not in methods:
-                message = f"method {self.method} does not read this, {' and '.join(methods)} do"
+                verb = "does" if len(methods) == 1 else "do"
+                message = f"method {self.method} does not read this, {' and '.join(methods)} {verb}"
                 return Conflict(message, ("preference", name))
         return None
 

@@ -91,9 +91,9 @@ def recipe_for(
 
 
 def run_of(recipe, base, folder, rows=None, **settings):
-    """Four steps of two rows each, unless said otherwise."""
-    rows = rows_for(recipe.method, 8) if rows is None else rows
-    return train(recipe, base, folder, rows, **{"steps": 4, **settings})
+    """Three steps of two rows each, unless said otherwise."""
+    rows = rows_for(recipe.method, 6) if rows is None else rows
+    return train(recipe, base, folder, rows, **{"steps": 3, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_two_rows_at_once_equal_two_rows_accumulated(base, straight, tmp_path, m
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_packed_rows_equal_pairs_on_their_own(base, straight, tmp_path, method):
     unpacked = []
-    for row in rows_for(method, 8):
+    for row in rows_for(method, 6):
         each = 1 if method == "kto" else 2
         start = 0
         for at in range(0, len(row["lengths"]), each):
@@ -393,7 +393,7 @@ def test_resume_after_a_crash_equals_a_straight_run(base, straight, tmp_path, me
 def test_what_a_prompt_is_labelled_with_does_not_matter(base, straight, tmp_path, method):
     """The first label of a document is that of a prompt, whatever stands there."""
     rows = []
-    for row in rows_for(method, 8):
+    for row in rows_for(method, 6):
         labels, start = list(row["labels"]), 0
         for length in row["lengths"]:
             labels[start] = row["input_ids"][start]
@@ -405,11 +405,11 @@ def test_what_a_prompt_is_labelled_with_does_not_matter(base, straight, tmp_path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_learns_to_prefer(base, tmp_path, method):
-    rows = rows_for(method, 4).select([0, 1, 2, 3] * 10)
-    outcome = run_of(recipe_for(method), base, tmp_path, rows, steps=20)
+    rows = rows_for(method, 4).select([0, 1, 2, 3] * 7)
+    outcome = run_of(recipe_for(method), base, tmp_path, rows, steps=14)
     steps = read_metrics(tmp_path / "metrics.jsonl")
     assert steps == list(outcome.history)
-    assert sum(step.reward_accuracy for step in steps[-4:]) / 4 > 0.9
+    assert sum(step.reward_accuracy for step in steps[-4:]) / 4 >= 0.85
     assert steps[-1].reward_margin > steps[0].reward_margin + 0.05
     assert losses(outcome)[-1] < losses(outcome)[0]
     assert steps[-1].reward_chosen - steps[-1].reward_rejected == pytest.approx(steps[-1].reward_margin)
