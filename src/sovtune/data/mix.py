@@ -138,17 +138,16 @@ def plan_cells(asked: Asked, tokens: Table, documents: Table) -> Table:
     """
     shares = _shares(asked, tokens)
     held = shares > 0
-    passes_at_one = np.divide(
-        tokens, shares, out=np.full_like(tokens, np.inf), where=held
-    )  # size of the mixture
+    # The size of a mixture in which a cell is passed once.
+    once = np.divide(tokens, shares, out=np.full_like(tokens, np.inf), where=held)
     stated = stated_tokens(asked.train, shares, tokens, documents)
     if stated is None:
         sums = shares.sum(axis=0 if asked.languages else 1, keepdims=True)
         largest = sums >= sums.max() - _FITTED  # of equal shares the one with the least text
-        size = float(passes_at_one[np.broadcast_to(largest, shares.shape)].min())
+        size = float(once[np.broadcast_to(largest, shares.shape)].min())
     else:
-        size = max(float(passes_at_one.min()), stated)
-    limits = passes_at_one * np.array(asked.repeats, dtype=np.float64)[:, None]
+        size = max(float(once.min()), stated)
+    limits = once * np.array(asked.repeats, dtype=np.float64)[:, None]
     if size > limits.min() * (1 + _FITTED):
         raise _too_scarce(asked, tokens, shares, size, stated)
     return shares * size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -151,9 +151,9 @@ def with_gate(
         mixture: what was taken; names the languages.
         looked_for_overlap: whether documents were compared with held-out sets.
     """
-    before: Counter[str] = Counter()
+    before: defaultdict[str, float] = defaultdict(float)
     for tag, share in gate.languages_before.items():
-        before[mixture.name_of(tag)] += share  # type: ignore[assignment]
+        before[mixture.name_of(tag)] += share
     overlap = sum(count for reason, count in gate.dropped.items() if reason in OVERLAP_REASONS)
     return replace(
         report,
