@@ -420,6 +420,31 @@ def test_only_methods_with_a_reference_measure_one(straight, method):
     assert (straight[method].adapter.parent / REFERENCE).exists() == (method in ("dpo", "kto"))
 
 
+def test_the_reference_is_the_adapter_that_is_gone_on_from(base, tmp_path):
+    """Then the first step has no reward, however far that adapter is from the base."""
+    earlier = run_of(recipe_for("orpo"), base, tmp_path / "earlier")
+    recipe = recipe_for("dpo")
+    adapter = recipe.adapter.model_copy(update={"continue_from": str(earlier.adapter)})
+    outcome = run_of(recipe.model_copy(update={"adapter": adapter}), base, tmp_path / "run")
+    first = outcome.history[0]
+    assert (first.reward_chosen, first.reward_rejected) == (0, 0)
+    assert first.loss == pytest.approx(math.log(2), abs=1e-7)
+    fresh_reference, reference = (
+        [json.loads(line)["log_probs"] for line in (folder / REFERENCE).read_text().splitlines()[1:]]
+        for folder in (run_of(recipe, base, tmp_path / "fresh").adapter.parent, tmp_path / "run")
+    )
+    assert reference != fresh_reference
+
+
+def test_rewards_reach_the_trackers(base, tmp_path):
+    run_of(recipe_for("dpo", checkpoint_steps=3), base, tmp_path)
+    state = json.loads((tmp_path / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert [entry["reward_margin"] for entry in state["log_history"]] == [
+        step.reward_margin for step in metrics
+    ]
+
+
 # Reference and mismatched pairs
 
 

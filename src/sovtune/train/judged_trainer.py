@@ -49,6 +49,11 @@ class JudgedTrainer(Trainer):
         units = self.judging.units(inputs) if num_items_in_batch is None else num_items_in_batch
         return self.judging.loss(model, self._causal(model), inputs) / units
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The step's log with its rewards, for trackers."""
+        rewards = self.counts.rewards.means() if "loss" in logs else {}
+        super().log({**logs, **rewards}, start_time)
+
     def _causal(self, model: Any) -> Any:
         """The causal model inside the adapter; the model itself where all weights are trained."""
         inner = self.accelerator.unwrap_model(model)
