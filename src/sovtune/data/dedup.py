@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -164,7 +165,11 @@ def _signatures(codes: Codes, starts: Index, ends: Index) -> Signatures:
     hashes = _shingle_hashes(codes)[np.cumsum(inside[: len(codes) - SHINGLE + 1]) > 0]
     offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, SEED)
-    return np.column_stack((np.array(matrix.to_rows(), dtype="<u4"), counts.astype("<u4")))
+    rows = np.empty((len(starts), WIDTH), dtype="<u4")
+    numbers = chain.from_iterable(matrix.to_rows())
+    rows[:, :PERMUTATIONS] = np.fromiter(numbers, "<u4", rows.shape[0] * PERMUTATIONS).reshape(len(rows), -1)
+    rows[:, PERMUTATIONS] = counts
+    return rows
 
 
 def _sketch_batch(texts: Sequence[str]) -> list[Sketch]:
@@ -175,8 +180,9 @@ def _sketch_batch(texts: Sequence[str]) -> list[Sketch]:
     signed = np.flatnonzero(ends - starts >= MIN_CHARACTERS)
     signatures: dict[int, bytes] = {}
     if len(signed):
-        rows = _signatures(codes, starts[signed], ends[signed])
-        signatures = {int(at): row.tobytes() for at, row in zip(signed, rows, strict=True)}
+        rows = _signatures(codes, starts[signed], ends[signed]).tobytes()
+        size = 4 * WIDTH
+        signatures = {at: rows[n * size : (n + 1) * size] for n, at in enumerate(signed.tolist())}
     data = codes.tobytes()
     sketches = []
     for at, (start, end, length) in enumerate(

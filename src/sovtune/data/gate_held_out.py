@@ -15,6 +15,8 @@ from sovtune.data.gate_settings import GateSettings
 from sovtune.data.gate_steps import prepared_held_out
 from sovtune.errors import DataRefused
 
+_AT_ONCE = 1024  # texts sketched together
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
@@ -50,13 +52,18 @@ def read_held_out(sources: Sequence[GateSource], settings: GateSettings, scratch
     digest = hashlib.sha256()
 
     def texts() -> Iterator[tuple[str, str]]:
+        pending: list[str] = []  # sketched many at a time, which is several times as fast
         for owner, source in enumerate(sources):
             for number, text in _texts(source, settings, scratch):
                 owners.append(owner)
                 numbers.append(number)
-                sketches.extend(sketch_all([text]))
+                pending.append(text)
+                if len(pending) == _AT_ONCE:
+                    sketches.extend(sketch_all(pending))
+                    pending.clear()
                 digest.update(f"{owner} {number} {len(text)} ".encode() + text.encode("utf-8", "replace"))
                 yield source.file.shown, text
+        sketches.extend(sketch_all(pending))
 
     index = EvalIndex.build(texts())
     names = tuple(source.file.shown for source in sources)

@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sovtune.data.contamination import EvalIndex
@@ -27,7 +27,7 @@ from sovtune.data.gate_shard import (
     SUMMARY,
     Feature,
     Row,
-    feature_record,
+    feature_records,
     is_finished,
     named_disk_faults,
 )
@@ -37,14 +37,13 @@ from sovtune.data.gate_steps import (
     Outcome,
     check_contamination,
     check_language,
-    check_quality,
-    hide_personal_data,
-    hide_secrets,
-    language_of,
-    normalise_document,
+    hide_all_personal_data,
+    hide_all_secrets,
+    normalise_all,
     shortened,
 )
-from sovtune.data.quality import Measures, measure
+from sovtune.data.language import identify_documents
+from sovtune.data.quality import Measures, judge_all, measure_all
 from sovtune.data.scripts import primary
 
 BATCH_BYTES = 1 << 19
@@ -97,7 +96,7 @@ class _Refinery:
         self.settings = context.settings
         self.tallies = new_tallies()
         self.codecs: Counter[str] = Counter()
-        self.languages: Counter[str] = Counter()
+        self.languages: dict[str, float] = {}  # weights by tag, see data.language
         self.recomposed: set[int] = set()  # rows that reading brought to NFC
         self.measures: dict[int, Measures] = {}
 
@@ -111,10 +110,9 @@ class _Refinery:
                 self._judge(batch)
                 lines.write("".join(row.line() for row in batch).encode())
                 numbers.write(array("q", [row.number for row in batch]).tobytes())
-                for feature in self._features(batch, rows):
-                    record, signature = feature_record(feature)
-                    records.write(record)
-                    signatures.write(signature)
+                record, signature = feature_records(self._features(batch, rows))
+                records.write(record)
+                signatures.write(signature)
                 rows += len(batch)
             for file in files:
                 file.flush()
@@ -164,53 +162,55 @@ class _Refinery:
         return row
 
     def _judge(self, batch: Sequence[Row]) -> None:
-        settings = self.settings
-        self._each(
-            "normalise", batch, lambda _, document: normalise_document(document, settings.clean_policy)
-        )
+        settings, index = self.settings, self.context.held_out
+        self._each("normalise", batch, self._normalise)
         self._each("language", batch, self._language)
         self._each("quality", batch, self._quality)
         self._each(
-            "secrets", batch, lambda _, document: hide_secrets(document, settings.secrets, settings.language)
+            "secrets",
+            batch,
+            lambda _, documents: hide_all_secrets(documents, settings.secrets, settings.language),
         )
         self._each(
             "personal_data",
             batch,
-            lambda _, document: hide_personal_data(document, settings.personal_data, settings.languages),
+            lambda _, documents: hide_all_personal_data(
+                documents, settings.personal_data, settings.languages
+            ),
         )
-        index = self.context.held_out
         if index is not None and settings.contamination:
-            begun = time.perf_counter()
-            alive = [(row, row.document) for row in batch if row.document is not None]
-            outcomes = check_contamination([document for _, document in alive], index)
-            for (row, _), outcome in zip(alive, outcomes, strict=True):
-                self._take("contamination", row, outcome)
-            self.tallies["contamination"].seconds += time.perf_counter() - begun
+            self._each("contamination", batch, lambda _, documents: check_contamination(documents, index))
 
-    def _each(self, step: str, batch: Sequence[Row], apply: Callable[[Row, Document], Outcome]) -> None:
+    def _each(
+        self,
+        step: str,
+        batch: Sequence[Row],
+        apply: Callable[[Sequence[Row], Sequence[Document]], Sequence[Outcome | None]],
+    ) -> None:
+        """Take the rows of a batch that are left through a step; those of which it says None go on as they are."""
         begun = time.perf_counter()
-        for row in batch:
-            if row.document is not None:
-                self._take(step, row, apply(row, row.document))
-        self.tallies[step].seconds += time.perf_counter() - begun
+        tally = self.tallies[step]
+        alive = [(row, row.document) for row in batch if row.document is not None]
+        rows = [row for row, _ in alive]
+        tally.rows += len(rows)
+        tally.bytes += sum([row.size for row in rows])
+        for row, outcome in zip(rows, apply(rows, [document for _, document in alive]), strict=True):
+            if outcome is not None:
+                self._take(step, row, outcome)
+        tally.seconds += time.perf_counter() - begun
 
     def _take(self, step: str, row: Row, outcome: Outcome) -> None:
         """Count what a step said about a row."""
         tally = self.tallies[step]
-        tally.rows += 1
-        tally.bytes += row.size
         tally.found.update(outcome.found)
         if step in ("personal_data", "secrets"):
             row.found.update(outcome.found)
         if isinstance(outcome, Dropped):
             self._drop(step, row, outcome)
             return
-        changed = outcome.changed
-        if step == "normalise" and row.number in self.recomposed:
-            changed = tuple(dict.fromkeys(("nfc", *changed)))
-        if changed:
+        if outcome.changed:
             tally.changed += 1
-            tally.changes.update(changed)
+            tally.changes.update(outcome.changed)
             row.changed.append(step)
         row.document = outcome.document
 
@@ -223,32 +223,51 @@ class _Refinery:
         tally.drop(outcome.reason, where=str(row.number), text=text, note=note)
         row.step, row.reason, row.document = step, outcome.reason, None
 
-    def _language(self, row: Row, document: Document) -> Outcome:
-        found = language_of(document, self.settings)
-        row.languages = {tag: round(share * found.letters, 2) for tag, share in found.shares.items()}
-        self.languages.update(row.languages)
-        row.tag = found.tag
-        return check_language(document, found, self.settings)
+    def _normalise(self, rows: Sequence[Row], documents: Sequence[Document]) -> Sequence[Outcome | None]:
+        outcomes = normalise_all(documents, self.settings.clean_policy)
+        for place, row in enumerate(rows):
+            if row.number in self.recomposed:
+                outcome = outcomes[place] or Kept(document=documents[place])
+                if isinstance(outcome, Kept):
+                    outcome = replace(outcome, changed=tuple(dict.fromkeys(("nfc", *outcome.changed))))
+                outcomes[place] = outcome
+        return outcomes
 
-    def _quality(self, row: Row, document: Document) -> Outcome:
+    def _language(self, rows: Sequence[Row], documents: Sequence[Document]) -> Sequence[Outcome | None]:
+        found = identify_documents([joined(document) for document in documents], self.settings.languages)
+        for row, languages in zip(rows, found, strict=True):
+            row.tag = languages.tag
+            row.languages = {
+                tag: round(share * languages.letters, 2) for tag, share in languages.shares.items()
+            }
+            for tag, weight in row.languages.items():
+                self.languages[tag] = self.languages.get(tag, 0) + weight
+        return [check_language(languages, self.settings) for languages in found]
+
+    def _quality(self, rows: Sequence[Row], documents: Sequence[Document]) -> Sequence[Outcome | None]:
         quality = self.settings.quality
         if quality is None:
-            return Kept(document=document)
+            return [None] * len(rows)
         known = {primary(tag) for tag in self.settings.kept_languages}
-        measures = measure(joined(document), row.tag if primary(row.tag) in known else self.settings.language)
+        texts = [joined(document) for document in documents]
+        tags = [row.tag if primary(row.tag) in known else self.settings.language for row in rows]
         if isinstance(quality, Percentiles):  # known only when all shards are measured
-            self.measures[row.number] = measures
-            return Kept(document=document)
-        return check_quality(document, measures, quality)
+            self.measures.update(zip([row.number for row in rows], measure_all(texts, tags), strict=True))
+            return [None] * len(rows)
+        reasons = judge_all(texts, tags, quality)
+        return [None if reason is None else Dropped(reason=reason) for reason in reasons]
 
-    def _features(self, batch: Sequence[Row], first: int) -> Iterator[Feature]:
+    def _features(self, batch: Sequence[Row], first: int) -> list[Feature]:
         """Records of the rows that are left, for the search among all shards."""
         if not self.settings.duplicates and not self.measures:
-            return
+            return []
         begun = time.perf_counter()
         alive = [(place, row) for place, row in enumerate(batch, first) if row.document is not None]
         sketches = sketch_all([joined(row.document) for _, row in alive if row.document is not None])
         self.tallies["duplicates"].seconds += time.perf_counter() - begun
-        for (place, row), sketch in zip(alive, sketches, strict=True):
-            yield Feature(place=place, sketch=sketch, measures=self.measures.get(row.number))
+        features = [
+            Feature(place=place, sketch=sketch, measures=self.measures.get(row.number))
+            for (place, row), sketch in zip(alive, sketches, strict=True)
+        ]
         self.measures.clear()
+        return features

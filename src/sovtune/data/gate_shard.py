@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,8 @@ class Row:
             messages = tuple(Message(role, content) for role, content in turns)
             document = Document(where=where, messages=messages, rejected=rejected, good=good)
         tag = next(iter(languages), "")
-        return cls(first + number, size, document, step, reason, changed, Counter(found), languages, tag)
+        kinds: Counter[str] = Counter(found) if found else Counter()
+        return cls(first + number, size, document, step, reason, changed, kinds, languages, tag)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +156,25 @@ class Shard:
                     )
 
 
-def feature_record(feature: Feature) -> tuple[bytes, bytes]:
-    """A feature as (record, signature or nothing)."""
-    sketch, measures = feature.sketch, feature.measures
-    values = [float(getattr(measures, name)) for name in MEASURES] if measures else [-1.0] * len(MEASURES)
-    signed = sketch.signature is not None
-    record = np.array([(feature.place, sketch.length, sketch.fingerprint, signed, values)], dtype=FEATURE)
-    return record.tobytes(), sketch.signature or b""
+def feature_records(features: Sequence[Feature]) -> tuple[bytes, bytes]:
+    """Features as (records, signatures of those that have one)."""
+    if not features:
+        return b"", b""
+    records = np.zeros(len(features), dtype=FEATURE)
+    records["place"] = [feature.place for feature in features]
+    records["length"] = [feature.sketch.length for feature in features]
+    records["fingerprint"] = np.frombuffer(
+        b"".join(feature.sketch.fingerprint for feature in features), dtype=FEATURE["fingerprint"]
+    )
+    records["signed"] = [feature.sketch.signature is not None for feature in features]
+    unmeasured = (-1.0,) * len(MEASURES)
+    records["measures"] = [
+        _values(feature.measures) if feature.measures else unmeasured for feature in features
+    ]
+    return records.tobytes(), b"".join(feature.sketch.signature or b"" for feature in features)
+
+
+_values: Callable[[Measures], tuple[float, ...]] = attrgetter(*MEASURES)
 
 
 def _measures(record: npt.NDArray[np.float64]) -> Measures | None:

@@ -1,7 +1,8 @@
 """The steps of the data gate as pure functions: from a document to a document, or to (dropped, reason).
 
 What differs from one step to the next is only what they look at: normalising and masking go turn by turn,
-everything that judges looks at the joined text of a document.
+everything that judges looks at the joined text of a document. Most documents need nothing: the functions that take
+many find out which do not in one look, and say None for them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sovtune.data.clean import CleanPolicy, normalise
+from sovtune.data.clean import CleanPolicy, normalise, untouched
 from sovtune.data.contamination import EvalIndex
 from sovtune.data.document import Document
 from sovtune.data.gate_read import joined, texts_of, with_texts
 from sovtune.data.gate_settings import GateSettings, PersonalDataPolicy, SecretsPolicy
-from sovtune.data.language import DocumentLanguage, identify_document
-from sovtune.data.pii import Finding, count, find_personal_data, mask
-from sovtune.data.quality import Measures, Thresholds, judge
+from sovtune.data.language import DocumentLanguage
+from sovtune.data.pii import Finding, count, find_personal_data, mask, may_hold
 from sovtune.secrets import secret_spans
 
 LONGEST = 4_000_000
@@ -72,25 +72,27 @@ def normalise_document(document: Document, policy: CleanPolicy | None) -> Outcom
     return Kept(document=with_texts(document, [one.text for one in cleaned]), changed=changed)
 
 
-def check_language(document: Document, found: DocumentLanguage, settings: GateSettings) -> Outcome:
-    """Keep a document that is in an accepted language, or too short to say."""
+def normalise_all(documents: Sequence[Document], policy: CleanPolicy | None) -> list[Outcome | None]:
+    """``normalise_document`` of many; None for a document that goes on as it is."""
+    groups = [texts_of(document) for document in documents]
+    texts = [text for group in groups for text in group]
+    plain = iter([True] * len(texts) if policy is None else untouched(texts, policy))
+    outcomes: list[Outcome | None] = []
+    for document, group in zip(documents, groups, strict=True):
+        as_it_is = [next(plain) for _ in group]
+        done = all(as_it_is) and sum(map(len, group)) <= LONGEST
+        outcomes.append(None if done else normalise_document(document, policy))
+    return outcomes
+
+
+def check_language(found: DocumentLanguage, settings: GateSettings) -> Dropped | None:
+    """Drop a document that is in no accepted language; one too short to say goes on."""
     if not settings.check_language or any(
         found.passes(tag, settings.min_language_share) for tag in settings.kept_languages
     ):
-        return Kept(document=document)
+        return None
     shares = ", ".join(f"{tag} {share:.0%}" for tag, share in list(found.shares.items())[:3])
     return Dropped(reason="wrong_language", note=shares or found.tag)
-
-
-def language_of(document: Document, settings: GateSettings) -> DocumentLanguage:
-    """The languages of the joined text."""
-    return identify_document(joined(document), settings.languages)
-
-
-def check_quality(document: Document, measures: Measures, thresholds: Thresholds) -> Outcome:
-    """Keep a document within the limits."""
-    reason = judge(measures, thresholds)
-    return Kept(document=document) if reason is None else Dropped(reason=reason)
 
 
 def hide_personal_data(document: Document, policy: PersonalDataPolicy, languages: Sequence[str]) -> Outcome:
@@ -117,6 +119,34 @@ def hide_secrets(document: Document, policy: SecretsPolicy, language: str) -> Ou
     return Kept(document=_masked(document, findings, language), changed=tuple(found), found=found)
 
 
+def hide_all_personal_data(
+    documents: Sequence[Document], policy: PersonalDataPolicy, languages: Sequence[str]
+) -> list[Outcome | None]:
+    """``hide_personal_data`` of many; None for a document that goes on as it is."""
+    return [
+        hide_personal_data(document, policy, languages) if any(map(may_hold, texts_of(document))) else None
+        for document in documents
+    ]
+
+
+def hide_all_secrets(
+    documents: Sequence[Document], policy: SecretsPolicy, language: str
+) -> list[Outcome | None]:
+    """``hide_secrets`` of many; None for a document that goes on as it is.
+
+    Credentials are rare: what has none as a whole, a line break between one text and the next, has none in a part.
+    """
+    if not secret_spans("\n".join([text for document in documents for text in texts_of(document)])):
+        return [None] * len(documents)
+    if len(documents) == 1:
+        return [hide_secrets(documents[0], policy, language)]
+    middle = len(documents) // 2
+    return [
+        *hide_all_secrets(documents[:middle], policy, language),
+        *hide_all_secrets(documents[middle:], policy, language),
+    ]
+
+
 def find_credentials(text: str) -> list[Finding]:
     """Credentials as findings of the kind ``secret``."""
     return [Finding("secret", start, end, "high") for _, start, end in secret_spans(text)]
@@ -131,12 +161,12 @@ def _masked(document: Document, findings: Sequence[Sequence[Finding]], language:
     return with_texts(document, [mask(text, group, language) if group else text for text, group in texts])
 
 
-def check_contamination(documents: Sequence[Document], index: EvalIndex) -> list[Outcome]:
+def check_contamination(documents: Sequence[Document], index: EvalIndex) -> list[Outcome | None]:
     """Drop documents that share a run of text with held-out text; ``found`` counts hits by held-out set."""
-    outcomes: list[Outcome] = []
-    for document, hits in zip(documents, index.scan([joined(one) for one in documents]), strict=True):
+    outcomes: list[Outcome | None] = []
+    for hits in index.scan([joined(document) for document in documents]):
         if not hits:
-            outcomes.append(Kept(document=document))
+            outcomes.append(None)
             continue
         best = hits[0]
         kind = "the whole of" if best.kind == "whole" else f"{best.matched} letters of"

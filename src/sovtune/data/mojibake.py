@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from sovtune.data.decode import Reading, plausibility, readings
-from sovtune.data.scripts import primary, scripts_of
+from sovtune.data.scripts import Codes, primary, scripts_of
 
 # What bytes 80-FF become in Latin-1 (C1 controls) or in Windows-1252.
 _WINDOWS = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
@@ -54,7 +57,7 @@ def _two_byte_row(codec: str, leads: range) -> set[str]:
 
 
 @cache
-def _rare() -> re.Pattern[str]:
+def _rare_characters() -> str:
     """Hangul and Han that no national standard has among its frequent characters, and half-width kana.
 
     Frequent are the 2,350 syllables of KS X 1001 and level 1 of GB 2312, Big5 and JIS X 0208. Measured:
@@ -64,7 +67,12 @@ def _rare() -> re.Pattern[str]:
     frequent = _two_byte_row("euc_kr", range(0xB0, 0xC9)) | _two_byte_row("gb2312", range(0xB0, 0xD8))
     frequent |= _two_byte_row("big5", range(0xA4, 0xC7)) | _two_byte_row("shift_jis", range(0x88, 0x99))
     others = (chr(code) for code in (*range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4)))
-    return re.compile(f"[{''.join(char for char in others if char not in frequent)}\uff61-\uff9f]")
+    return "".join([*(char for char in others if char not in frequent), *map(chr, range(0xFF61, 0xFFA0))])
+
+
+@cache
+def _rare() -> re.Pattern[str]:
+    return re.compile(f"[{_rare_characters()}]")
 
 
 _CHUNK = 48
@@ -89,6 +97,38 @@ def may_be_mojibake(text: str) -> bool:
         return False
     lost = "占쏙옙" in text or "锟斤拷" in text
     return lost or _PAIR.search(text) is not None or _has_many_rare(text)
+
+
+_BYTE, _SIGN, _SCARCE, _TELLING = 1, 2, 4, 8
+"""What a character may be a sign of: see ``_signs``."""
+
+
+@cache
+def _signs() -> npt.NDArray[np.uint8]:
+    """For every code point what ``may_be_mojibake`` looks for in it: ``_PAIR`` is a _BYTE next to a _SIGN."""
+    table = np.zeros(0x110000, dtype=np.uint8)
+    table[0x80:0x100] = _BYTE | _SIGN
+    table[[ord(char) for char in _WINDOWS]] |= _SIGN
+    table[[ord(char) for char in _rare_characters()]] |= _SCARCE
+    table[[ord(char) for char in "Ђ쏙锟"]] |= _TELLING  # of "вЂ" and ``_LOST``
+    return table
+
+
+def suspicious(codes: Codes, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """``may_be_mojibake`` of many texts at once; errs by suspecting too many, never by missing one.
+
+    Args:
+        codes: code points of all texts, one after the other.
+        starts: where each text begins; none is empty.
+    """
+    signs = _signs()[codes]
+    byte, sign = (signs & _BYTE).view(np.bool_), (signs & _SIGN) != 0
+    telling = (signs & _TELLING) != 0
+    telling[:-1] |= (byte[:-1] & sign[1:]) | (sign[:-1] & byte[1:])
+    found = np.zeros(len(starts), dtype=np.bool_)
+    found[np.searchsorted(starts, np.flatnonzero(telling), side="right") - 1] = True
+    scarce = np.searchsorted(starts, np.flatnonzero(signs & _SCARCE), side="right") - 1
+    return found | (np.bincount(scarce, minlength=len(starts)) >= _LEAST_RARE)
 
 
 def _other_script(reading: Reading) -> bool:

@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 
 from sovtune.data.card_schema import Fields, Format, Kind
 from sovtune.data.document import ROLES, Document, Message, Role
@@ -67,11 +68,17 @@ def guess_format(names: Mapping[str, object]) -> Format | None:
     Many data sets have a column `label` that is no verdict on an answer: only true or false makes it feedback.
     """
     if isinstance(names.get("label"), bool) and ("completion" in names or "messages" in names):
-        return Format(kind="feedback")
+        return _usual("feedback")
     for kind, keys in _CHARACTERISTIC:
         if all(key in names for key in keys):
-            return Format(kind=kind)
+            return _usual(kind)
     return None
+
+
+@cache
+def _usual(kind: Kind) -> Format:
+    """A kind with its usual keys; one record for all rows, since making one takes longer than reading a short row."""
+    return Format(kind=kind)
 
 
 def columns(format: Format) -> frozenset[str]:

@@ -193,6 +193,15 @@ def class_counts(text: str) -> npt.NDArray[np.int64]:
     return counts
 
 
+def class_counts_by_line(text: str, lines: int) -> npt.NDArray[np.int64]:
+    """``class_counts`` of every line, shape (lines, CLASSES); a line break counts with the line it begins."""
+    codes = codes_of(text)
+    keys = class_table()[codes].astype(np.int64)
+    keys += np.cumsum(codes == ord("\n")) * CLASSES
+    counts: npt.NDArray[np.int64] = np.bincount(keys, minlength=lines * CLASSES).reshape(lines, CLASSES)
+    return counts
+
+
 def script_shares(text: str) -> dict[str, float]:
     """Share of each script among the letters of a text, largest first; empty when there are no letters."""
     letters = class_counts(text)[FIRST_SCRIPT:]

@@ -22,12 +22,12 @@ from sovtune.data.pii.national import find_identifiers, find_lettered
 from sovtune.data.pii.phone import find_phones, regions_of
 from sovtune.data.pii.placeholders import HIDDEN, KINDS, placeholder
 
-__all__ = ["KINDS", "Confidence", "Finding", "count", "find_personal_data", "mask", "placeholder"]
+__all__ = ["KINDS", "Confidence", "Finding", "count", "find_personal_data", "mask", "may_hold", "placeholder"]
 
-# The least any kind shows: five digits with separators between them (a comma makes thousands), four and a
-# letter, an @, a dotted number, or the head of an IPv6 address.
+# The least any kind shows: an @, five digits with separators between them (a comma makes thousands), four and a
+# letter, a dotted number, or the head of an IPv6 address. One set for the first character makes the search fast.
 _MAY_HOLD = re.compile(
-    r"\d(?:[^\w\n,，]{0,3}\d){4}|\d{4}[A-ZＡ-Ｚ]|[@＠]|\d[.．]\d{1,3}[.．]\d|[23][0-9A-Fa-f]{3}:"
+    r"[@＠\d](?:(?<=[@＠])|(?:[^\w\n,，]{0,3}\d){4}|\d{3}[A-ZＡ-Ｚ]|[.．]\d{1,3}[.．]\d|(?<=[23])[0-9A-Fa-f]{3}:)"
 )
 
 _RANK = {"high": 0, "medium": 1, "low": 2}
@@ -37,6 +37,11 @@ _SPECIFIC = (
     "id_nik", "payment_card", "sa_id", "kr_brn", "vn_cccd", "in_pan", "email", "ip", "phone",
 )  # fmt: skip
 _ORDER = {kind: place for place, kind in enumerate(_SPECIFIC)}
+
+
+def may_hold(text: str) -> bool:
+    """A cheap look: False says that ``find_personal_data`` finds nothing."""
+    return _MAY_HOLD.search(text) is not None
 
 
 def find_personal_data(text: str, languages: Sequence[str]) -> list[Finding]:
@@ -54,7 +59,7 @@ def find_personal_data(text: str, languages: Sequence[str]) -> list[Finding]:
     Returns:
         Findings that do not overlap, in order of place.
     """
-    if not _MAY_HOLD.search(text):
+    if not may_hold(text):
         return []
     primary, regions = _scope(tuple(languages))
     known = new = _search(text, primary, regions)
