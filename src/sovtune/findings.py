@@ -23,7 +23,7 @@ METHODS = {
 }
 """Method of a recipe -> what it is, with its paper."""
 LAST_STEPS = 10
-"""Steps at the end over which rewards are averaged."""
+"""Steps at the beginning and at the end over which rewards are averaged, at most half of all."""
 FEW_DOCUMENTS = 100
 """Below this many documents a held-out set covers few kinds of text, whatever the interval says."""
 
@@ -103,11 +103,12 @@ def reward_sentence(steps: Sequence[Step]) -> str | None:
     margins = [step.reward_margin for step in steps if step.reward_margin is not None]
     if not shares or not margins:
         return None
-    size = min(LAST_STEPS, len(shares))
+    size = max(1, min(LAST_STEPS, len(shares) // 2))
     last = margins[-size:]
+    steps_at = f"{size} steps" if size > 1 else "step"
     return (
-        f"rewards agree with {figures.share(sum(shares[:size]) / size)} of the verdicts in the first {size} steps, "
-        f"with {figures.share(sum(shares[-size:]) / size)} in the last {size}; margin of the last {len(last)} "
+        f"rewards agree with {figures.share(sum(shares[:size]) / size)} of the verdicts in the first {steps_at}, "
+        f"with {figures.share(sum(shares[-size:]) / size)} in the last {steps_at}, where their margin is "
         f"{figures.number(sum(last) / len(last))}"
     )
 

@@ -19,6 +19,7 @@ from sovtune.data.judged import check_verdicts, refuse_judged, render_judged
 from sovtune.data.pack import RowLimit, pack
 from sovtune.data.rows import RowFault, columns, guess_format, required, to_document
 from sovtune.errors import DataRefused
+from sovtune.preview import places
 from tiny_models import CHATML, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -246,3 +247,9 @@ def test_a_pair_is_packed_and_dropped_as_one_piece() -> None:
     assert (limit.counts, limit.tokens_cut) == ({"dropped": 1}, len(long.input_ids))
     size = len(short.input_ids)
     assert list(pack([size, size, size], 2 * size + 5)) == [[0, 1], [2]]
+
+
+def test_the_preview_says_which_answer_is_which() -> None:
+    assert places(["a:1"], [5, 6]) == ["a:1, chosen answer", "a:1, rejected answer"]
+    assert places(["a:1", "a:2"], [5, 6], [1, 0]) == ["a:1, good answer", "a:2, bad answer"]
+    assert places(["a:1", "a:2"], [5, 6]) == ["a:1", "a:2"]

@@ -54,7 +54,7 @@ def test_card_and_report_name_the_method_and_its_settings(method: str, told: str
         assert told.split(";", maxsplit=1)[0] in text
         assert unit in text
         assert (
-            "rewards agree with 18.3 % of the verdicts in the first 10 steps, with 85.0 % in the last 10"
+            "rewards agree with 18.3 % of the verdicts in the first 10 steps, with 85.0 % in the last 10 steps"
             in text
         )
         assert "in 50.0 % of 20 pairs under the base (95 % interval 30.0 to 70.0 %)" in text
@@ -68,6 +68,16 @@ def test_settings_that_were_asked_for_are_told() -> None:
         "beta 0.3; label smoothing 0.1; loss of the chosen answer added with weight 0.5; "
         "reference: the model as training began"
     )
+
+
+def test_rewards_of_a_short_run_are_not_told_twice() -> None:
+    steps = evidence("dpo").steps
+    assert findings.reward_sentence(steps[:2]) == (
+        "rewards agree with 3.3 % of the verdicts in the first step, with 6.7 % in the last step, where their margin "
+        "is 0.0400"
+    )
+    one_sided = [replace(step, reward_margin=None) for step in steps]
+    assert findings.reward_sentence(one_sided) is None
 
 
 def test_other_methods_have_no_rewards() -> None:

@@ -96,7 +96,8 @@ class Judging:
                 if other is not None:
                     log_probs, _ = answer_log_probs(model, causal, other, fast=self.fast)
                     differences = log_probs - other["reference"].to(device)
-                    sums[0] += torch.stack([differences.sum(), torch.tensor(float(len(differences)))])
+                    sums[0, 0] += differences.sum()
+                    sums[0, 1] += len(differences)
         model.train(training)
         total, count = gather(sums).sum(0)
         self.zero = reference_point(total, count)
