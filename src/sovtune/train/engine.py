@@ -27,11 +27,11 @@ from sovtune.recipe import Recipe
 from sovtune.recipe_preference import preference_settings
 from sovtune.recipe_train import Train
 from sovtune.train import checkpoints
+from sovtune.train.group import ALONE, Group
 from sovtune.train.objective import document_lengths, logits_loss, noise_on_embeddings
 from sovtune.train.optimizer import lora_plus_groups
 from sovtune.train.out_of_memory import (
     RECORD,
-    RecoveringTrainer,
     Recovery,
     first_line,
     is_out_of_memory,
@@ -40,6 +40,7 @@ from sovtune.train.out_of_memory import (
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
+from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
 CHECKPOINTS = "checkpoints"
@@ -61,6 +62,7 @@ class TrainJob:
     progress: Progress
     tick: Tick = lambda what, done, of: None
     say: Callable[[str], None] = lambda line: None
+    group: Group = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class TrainOutcome:
     events: tuple[str, ...] = ()
 
 
-class Trainer(RecoveringTrainer):
+class Trainer(SharingTrainer):
     """TRL's trainer with our loss: sums over supervised tokens divided by those of the whole step."""
 
     optimizer: torch.optim.Optimizer | None
@@ -174,17 +176,10 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         RunFailed: a module cannot learn, or the checkpoint belongs to another run.
         EnvironmentFault: out of memory or disk.
     """
-    home = job.run_dir / CHECKPOINTS
-    home.mkdir(parents=True, exist_ok=True)
-    start = checkpoints.newest(home, fingerprint=job.fingerprint) if resume else None
-    if start is None:
-        shutil.rmtree(home)
-        home.mkdir()
-        (job.run_dir / METRICS).unlink(missing_ok=True)
-        (job.run_dir / RECORD).unlink(missing_ok=True)
+    start = job.group.from_lead(_beginning(job, resume=resume) if job.group.leads else None)
     settings = job.recipe.train.run
     recovery = Recovery(
-        job.run_dir / RECORD,
+        _memory_record(job.run_dir, job.group),
         allowed=settings.out_of_memory == "halve",
         checkpointing=settings.gradient_checkpointing,
         say=job.say,
@@ -196,6 +191,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         progress=job.progress,
         fingerprint=job.fingerprint,
         keep_checkpoints=job.recipe.train.run.keep_checkpoints,
+        group=job.group,
     )
     trainer = _trainer(job, loaded, counts, watch, recovery)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -210,16 +206,39 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         raise RunInterrupted(
             f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved"
         )
-    adapter = save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)
+    adapter = job.group.from_lead(
+        save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)
+        if job.group.leads
+        else Path()
+    )
     return TrainOutcome(
         history=tuple(watch.history),
         seconds=watch.history[-1].seconds,
-        peak_rss_bytes=peak_rss(),
+        peak_rss_bytes=round(max(job.group.each(peak_rss()))),
         resumed_from=checkpoints.step_of(start) if start else None,
         started_at=started_at,
         adapter=adapter,
         events=tuple(recovery.kept.events),
     )
+
+
+def _beginning(job: TrainJob, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; without one what an earlier attempt left is removed."""
+    home = job.run_dir / CHECKPOINTS
+    home.mkdir(parents=True, exist_ok=True)
+    start = checkpoints.newest(home, fingerprint=job.fingerprint) if resume else None
+    if start is None:
+        shutil.rmtree(home)
+        home.mkdir()
+        (job.run_dir / METRICS).unlink(missing_ok=True)
+        for record in job.run_dir.glob(f"{Path(RECORD).stem}*.json"):
+            record.unlink()
+    return start
+
+
+def _memory_record(run_dir: Path, group: Group) -> Path:
+    """Each process notes for itself how small its pieces have become."""
+    return run_dir / (RECORD if group.leads else f"{Path(RECORD).stem}.{group.rank}.json")
 
 
 def _trainer(
@@ -235,6 +254,10 @@ def _trainer(
         device=loaded.device,
     )
     settings["activation_checkpointing"] = recovery.kept.checkpointing
+    if job.group.world > 1:
+        settings["gradient_accumulation_steps"] = micro_batches_per_step(
+            job.rows_per_step, settings["per_device_train_batch_size"], job.group
+        )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(job.tokenizer_folder), local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -242,6 +265,9 @@ def _trainer(
         "fast": loaded.fast,
         "counts": counts,
         "recovery": recovery,
+        "group": job.group,
+        "sharded": job.recipe.launch.strategy != "ddp",
+        "rows_per_step": job.rows_per_step,
         "train": job.recipe.train,
         "model": loaded.model,
         "args": SFTConfig(**settings),
@@ -272,7 +298,8 @@ def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) 
     try:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except TrainingDiverged:
-        _keep_last_good(trainer, watch, job)
+        if job.group.leads:
+            _keep_last_good(trainer, watch, job)
         raise
     except (RuntimeError, MemoryError) as error:  # outside a step: there is nothing to cut there
         if not is_out_of_memory(error):

@@ -31,7 +31,7 @@ class JudgedTrainer(Trainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, items
-        model, gather = self.model_wrapped, self.accelerator.gather
+        model, gather = self.accelerator.unwrap_model(self.model_wrapped), self.accelerator.gather
         self.judging.begin_step(model, self._causal(model), batches, gather)
         units = torch.tensor([sum(self.judging.units(batch) for batch in batches)], device=device)
         return batches, gather(units).sum()
@@ -102,6 +102,10 @@ def _judged_rows(
     key = reference_key(job.fingerprint, loaded.model, f"fast {loaded.fast} on {loaded.device}")
     loaded.model.eval()
     with torch.no_grad():
-        rows.reference = reference_log_probs(rows.all_rows(), measure, job.run_dir / REFERENCE, key, job.tick)
+        rows.reference = job.group.from_lead(
+            reference_log_probs(rows.all_rows(), measure, job.run_dir / REFERENCE, key, job.tick)
+            if job.group.leads
+            else {}
+        )
     loaded.model.train()
     return rows

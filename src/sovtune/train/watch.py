@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sovtune.adapter_setup import untrained_adapters
 from sovtune.errors import RunFailed, TrainingDiverged
 from sovtune.train import checkpoints
+from sovtune.train.group import ALONE, Group
 from sovtune.train.rewards import RewardSums
 
 DIVERGED_FACTOR = 3.0
@@ -66,6 +67,15 @@ class StepCounts:
         self.tokens = self.supervised = 0
         self.rewards = RewardSums()
 
+    def add_others(self, group: Group) -> None:
+        """Make the counts those of all processes together."""
+        whole = group.sums([self.tokens, self.supervised, *astuple(self.rewards)])
+        self.tokens, self.supervised = int(whole[0]), int(whole[1])
+        chosen, num_chosen, rejected, num_rejected, right, judged = whole[2:]
+        self.rewards = RewardSums(
+            chosen, int(num_chosen), rejected, int(num_rejected), int(right), int(judged)
+        )
+
 
 @dataclass(slots=True)
 class LossGuard:
@@ -95,7 +105,7 @@ class LossGuard:
 
 @dataclass
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """The callback that does all of it.
+    """The callback that does all of it; of several processes the first one writes.
 
     ``interrupted`` becomes true when the user pressed Ctrl-C; the step under way is finished and saved first.
     """
@@ -105,6 +115,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     progress: Progress
     fingerprint: str
     keep_checkpoints: int
+    group: Group = ALONE
     history: list[StepMetrics] = field(default_factory=list)
     guard: LossGuard = field(default_factory=LossGuard)
     interrupted: bool = False
@@ -125,6 +136,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.guard.check(line.step, line.loss)
         self.history = kept
         self.started -= kept[-1].seconds if kept else 0.0
+        self.group.wait()  # all have read the file
+        if not self.group.leads:
+            return
         part = self.metrics_path.with_suffix(".part")
         part.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
         os.replace(part, self.metrics_path)
@@ -161,6 +175,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if "loss" not in logs:
             return
         before = self.history[-1] if self.history else None
+        self.counts.add_others(self.group)
         metrics = StepMetrics(
             step=state.global_step,
             loss=float(logs["loss"]),
@@ -177,6 +192,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(metrics.grad_norm):
             raise TrainingDiverged(f"the gradient norm at step {metrics.step} is {metrics.grad_norm}")
         self.history.append(metrics)
+        if not self.group.leads:
+            return
         with self.metrics_path.open("a", encoding="utf-8") as stream:
             stream.write(_line(metrics))
         self.progress(metrics, state.max_steps)
@@ -185,7 +202,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """On Ctrl-C: save this step and stop."""
-        if self.interrupted:
+        if self.group.any(self.interrupted):
+            self.interrupted = True
             control.should_save = True
             control.should_training_stop = True
         return control
@@ -194,6 +212,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Seal the checkpoint that was just written and drop old ones."""
+        self.group.wait()  # each process has written its part
+        if not self.group.leads:
+            return
         home = Path(str(args.output_dir))
         checkpoints.seal(home / f"{checkpoints.PREFIX}{state.global_step}", fingerprint=self.fingerprint)
         checkpoints.prune(home, self.keep_checkpoints)

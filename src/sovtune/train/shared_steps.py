@@ -1,0 +1,106 @@
+"""A step shared by several processes: each takes some of its rows, together they do what one process does alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sovtune.errors import UsageError
+from sovtune.train.group import Group
+from sovtune.train.out_of_memory import RecoveringTrainer
+
+
+def shared_batches(
+    num_rows: int, *, rows_per_step: int, micro_rows: int, group: Group, equal: bool
+) -> list[list[int]]:
+    """The micro-batches of one process, step after step: indices of rows.
+
+    The micro-batches of a step are dealt out in turn, so that all processes together read the rows of every step that
+    one process would read. Every process has one in every step, and the same number in all but the last step.
+
+    Args:
+        num_rows: rows in training order.
+        rows_per_step: of all processes together.
+        micro_rows: rows of a micro-batch.
+        group: this process and the others.
+        equal: refuse steps in which processes have different numbers of micro-batches (sharded models meet in each).
+
+    Raises:
+        UsageError: some step has too few micro-batches for all processes.
+    """
+    mine: list[list[int]] = []
+    for start in range(0, num_rows, rows_per_step):
+        end = min(start + rows_per_step, num_rows)
+        pieces = [list(range(at, min(at + micro_rows, end))) for at in range(start, end, micro_rows)]
+        if len(pieces) < group.world or (equal and len(pieces) % group.world):
+            last = end - start < rows_per_step
+            raise UsageError(
+                f"{'the last step' if last else 'a step'} has {len(pieces)} micro-batches "
+                f"for {group.world} processes",
+                where="launch.processes",
+                why="each process needs the same number of them" if equal else "each process needs one",
+                fix=f"set train.steps to {num_rows // rows_per_step} instead of epochs"
+                if last and num_rows >= rows_per_step
+                else f"set train.batch_tokens to a multiple of {group.world} times train.rows.max_length "
+                "(and times train.run.micro_rows), or use fewer processes",
+            )
+        mine += pieces[group.rank :: group.world]
+    return mine
+
+
+class SharingTrainer(RecoveringTrainer):
+    """A trainer for one of several processes; with ``ddp`` it averages gradients once per step.
+
+    Transformers wraps the model in DistributedDataParallel, which checks that all processes hold the same parameters
+    and takes their values from the first. Its forward is passed by, and with it its reduction: our losses call modules
+    inside the model, which that reduction does not see, and processes may have different numbers of micro-batches.
+    """
+
+    def __init__(self, *, group: Group, sharded: bool, rows_per_step: int, **kwargs: Any):
+        self.group = group
+        self.sharded = sharded
+        self.rows_per_step = rows_per_step
+        super().__init__(**kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This process's part of every step."""
+        if self.group.world == 1:
+            alone: DataLoader[Any] = super().get_train_dataloader()
+            return alone
+        batches = shared_batches(
+            len(self.train_dataset),
+            rows_per_step=self.rows_per_step,
+            micro_rows=self.args.per_device_train_batch_size,
+            group=self.group,
+            equal=self.sharded,
+        )
+        return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """A micro-batch of this process; after the last one of a step all processes hold the same gradients.
+
+        Losses are sums divided by ``num_items_in_batch``, which counts the whole step over all processes. Gradients
+        and logged losses are averaged over processes, so that a process's share is multiplied by their number.
+        """
+        if self.group.world == 1 or num_items_in_batch is None:
+            alone: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return alone
+        share = num_items_in_batch / self.group.world
+        if self.sharded:
+            sharded: Tensor = super().training_step(model, inputs, share)
+            return sharded
+        loss: Tensor = super().training_step(self.accelerator.unwrap_model(model), inputs, share)
+        if self.accelerator.sync_gradients:
+            self.group.average_gradients(
+                parameter for parameter in self.model.parameters() if parameter.requires_grad
+            )
+        return loss
+
+
+def micro_batches_per_step(rows_per_step: int, micro_rows: int, group: Group) -> int:
+    """How many micro-batches of a full step this process has."""
+    return len(range(group.rank, -(-rows_per_step // micro_rows), group.world))
