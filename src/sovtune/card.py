@@ -14,14 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovtune import __version__, figures, findings
+from sovtune import __version__, figures, findings, trained_words
 from sovtune.card_header import header_text, make_header
 from sovtune.card_lint import lint
 from sovtune.errors import LicenceRefused, UsageError
 from sovtune.evidence import HUB_PREFIX, Evidence, read_evidence
 from sovtune.licences import licence_keys, licence_link, parse_expression
 from sovtune.recipe import Recipe
-from sovtune.recipe_base import Quantisation
 from sovtune.records import CardReport
 from sovtune.runs import write_atomic
 
@@ -105,17 +104,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _bits_and_bytes(quantisation: Quantisation) -> list[str]:
-    return [
-        "nf4 = BitsAndBytesConfig(",
-        "    load_in_4bit=True,",
-        '    bnb_4bit_quant_type="nf4",',
-        f"    bnb_4bit_use_double_quant={quantisation.double},",
-        f"    bnb_4bit_compute_dtype=torch.{quantisation.compute},",
-        ")",
-    ]
-
-
 def _literal(text: str) -> str:
     """A Python string literal on one line (a JSON string is one)."""
     return json.dumps(text, ensure_ascii=False)
@@ -142,12 +130,14 @@ def load_snippet(evidence: Evidence) -> str:
     Every value stands as a Python literal, so that none can break out of the code.
     """
     recipe, quantisation = evidence.recipe, evidence.recipe.base.quantisation
-    nf4 = quantisation.kind == "nf4"
+    quantised = trained_words.quantisation_code(quantisation)
+    if recipe.adapter.kind == "full":
+        return "\n".join([*_load_whole(quantisation.compute), *_ask(recipe)])
     adapter, revision, note = ".", "", "  # the folder this file is in"
     if recipe.publish is not None and recipe.publish.to.startswith(HUB_PREFIX):
         adapter, note = recipe.publish.to.removeprefix(HUB_PREFIX), ""
         revision = f", revision={_literal(recipe.publish.tag)}"
-    classes = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if nf4 else [])]
+    classes = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if quantised else [])]
     base = f"base_id, revision={_literal(evidence.base.revision)}"
     own_tokenizer = any(file.path == "tokenizer.json" for file in evidence.train.adapter_files)
     return "\n".join(
@@ -158,20 +148,39 @@ def load_snippet(evidence: Evidence) -> str:
             "",
             f"base_id = {_literal(evidence.base.model)}",
             f"adapter = {_literal(adapter)}{note}",
-            *(_bits_and_bytes(quantisation) if nf4 else []),
+            *quantised,
             "base = AutoModelForCausalLM.from_pretrained(",
             f"    {base},",
             f"    dtype=torch.{quantisation.compute},",
-            *(["    quantization_config=nf4,"] if nf4 else []),
+            *([f"    quantization_config={quantisation.kind},"] if quantised else []),
             ")",
             f"model = PeftModel.from_pretrained(base, adapter{revision}).eval()",
             f"tokenizer = AutoTokenizer.from_pretrained({f'adapter{revision}' if own_tokenizer else base})",
-            *_question(recipe),
-            f"length = {recipe.evaluate.max_new_tokens}",
-            "output = model.generate(**inputs.to(model.device), max_new_tokens=length, do_sample=False)",
-            'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+            *_ask(recipe),
         ]
     )
+
+
+def _load_whole(compute: str) -> list[str]:
+    """Lines that load a fully trained model from its folder in the run."""
+    return [
+        "import torch",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'folder = "model"  # beside this file',
+        f"model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.{compute}).eval()",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ]
+
+
+def _ask(recipe: Recipe) -> list[str]:
+    """Lines that ask the loaded model one question."""
+    return [
+        *_question(recipe),
+        f"length = {recipe.evaluate.max_new_tokens}",
+        "output = model.generate(**inputs.to(model.device), max_new_tokens=length, do_sample=False)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
 
 
 def render_card(evidence: Evidence) -> str:
@@ -193,6 +202,10 @@ def render_card(evidence: Evidence) -> str:
             },
             evidence=evidence,
             header=header,
+            trained_kind=trained_words.KINDS[recipe.adapter.kind],
+            trained_settings=trained_words.settings(recipe),
+            trained_notes=trained_words.notes(evidence),
+            optimizer=trained_words.optimizer(recipe),
             title=recipe.card.title or evidence.name,
             snippet=_safe(load_snippet(evidence)),
             scores=evidence.evaluation.scores,

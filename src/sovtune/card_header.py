@@ -85,8 +85,8 @@ class Header(_Part):
     license_name: str | None = None
     license_link: Annotated[str | None, Field(pattern=r"^https://\S+$")] = None
     base_model: RepoId
-    base_model_relation: Literal["adapter"] = "adapter"
-    library_name: Literal["peft"] = "peft"
+    base_model_relation: Literal["adapter", "finetune"] = "adapter"
+    library_name: Literal["peft", "transformers"] = "peft"
     pipeline_tag: Literal["text-generation"] = "text-generation"
     datasets: tuple[RepoId, ...] | None = None
     tags: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -102,9 +102,11 @@ class Header(_Part):
         own = self.license == "other"
         if own is (self.license_name is None) or own is (self.license_link is None):
             raise ValueError("license_name and license_link stand there if and only if license is `other`")
-        wanted = {"sovtune", f"base_model:adapter:{self.base_model}"}
-        if not wanted <= set(self.tags) or not {"lora", "qlora"} & set(self.tags):
-            raise ValueError(f"tags: lora or qlora, and {', '.join(sorted(wanted))} must be there")
+        if (self.library_name == "peft") is not (self.base_model_relation == "adapter"):
+            raise ValueError("base_model_relation is adapter if and only if library_name is peft")
+        wanted = {"sovtune", f"base_model:{self.base_model_relation}:{self.base_model}"}
+        if not wanted <= set(self.tags) or not {"lora", "qlora", "full"} & set(self.tags):
+            raise ValueError(f"tags: lora, qlora or full, and {', '.join(sorted(wanted))} must be there")
         return self
 
 
@@ -119,14 +121,18 @@ def make_header(evidence: Evidence) -> Header:
     licence = hub_licence(recipe.card.licence, link=recipe.base.licence_link if same else None)
     tags = [tag for tag, _ in evidence.language_shares()] or [recipe.language]
     results = tuple(_result(score) for score in evidence.evaluation.scores)
+    whole = recipe.adapter.kind == "full"
+    relation: Literal["adapter", "finetune"] = "finetune" if whole else "adapter"
     return Header(
         language=tuple(dict.fromkeys(primary(tag) for tag in tags)),
         license=licence.id,
         license_name=licence.name,
         license_link=licence.link,
         base_model=evidence.base.model,
+        base_model_relation=relation,
+        library_name="transformers" if whole else "peft",
         datasets=evidence.hub_datasets or None,
-        tags=(recipe.adapter.kind, "sovtune", f"base_model:adapter:{evidence.base.model}"),
+        tags=(recipe.adapter.kind, "sovtune", f"base_model:{relation}:{evidence.base.model}"),
         model_index=(IndexEntry(name=evidence.name, results=results),) if results else None,
     )
 

@@ -318,11 +318,13 @@ def run(
     """
     run_dir = run_upto(recipe, sets, runs_dir, "publish", quiet=quiet, restart=restart, offline=offline)
     if as_json:
+        from sovtune.runs import result_folder
+
         scores = read_values(run_dir, "eval.json")["scores"]
         print_json(
             {
                 "run_dir": str(run_dir),
-                "adapter": str(run_dir / "adapter"),
+                "adapter": str(result_folder(run_dir)),
                 "card": str(run_dir / "README.md"),
                 "report": str(run_dir / "report.html"),
                 "results": scores,

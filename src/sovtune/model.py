@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,58 @@ def load_with_adapter(
                 "the adapter does not fit this base", where=adapter.name, why=str(error).splitlines()[0]
             ) from error
     return _loaded(model, place, fast=not reasons, notes=tuple(reasons), targets=())
+
+
+class WithBase:
+    """A fully trained model beside its base, with the switch of a PEFT model that evaluation uses.
+
+    Everything is asked of the trained model; within ``disable_adapter()`` of the base.
+    """
+
+    def __init__(self, trained: Any, base: Any):
+        self._models = (trained, base)
+        self._now = trained
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Within the block this is the base."""
+        trained, self._now = self._models
+        try:
+            yield
+        finally:
+            self._now = trained
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Choose the attention of both."""
+        for model in self._models:
+            model.set_attn_implementation(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass."""
+        return self._now(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now, name)
+
+
+def load_trained(recipe: Recipe, folder: Path, run_dir: Path) -> LoadedModel:
+    """What a run trained, as it was saved, with a way back to the base (``model.disable_adapter()``).
+
+    Args:
+        recipe: with paths resolved.
+        folder: the base.
+        run_dir: the run.
+
+    Raises:
+        EnvironmentFault: see ``load_base``.
+        RunFailed: the adapter does not belong to this base.
+    """
+    quantisation, device = recipe.base.quantisation, recipe.train.run.device
+    if recipe.adapter.kind != "full":
+        return load_with_adapter(folder, quantisation, run_dir / ADAPTER_FOLDER, device=device)
+    base = load_with_adapter(folder, quantisation, None, device=device)
+    trained = load_with_adapter(run_dir / FULL_FOLDER, quantisation, None, device=device)
+    return replace(trained, model=WithBase(trained.model, base.model))
 
 
 def save_trained(

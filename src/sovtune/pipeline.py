@@ -133,7 +133,10 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
         progress=lambda done, of: report.update(done, of, "documents rendered"),
     )
     _tell_data(data.report, replay_note(loaded.recipe, recipe), report)
-    lock = lock_text(loaded, locked_facts(base.record, data.report))
+    facts = locked_facts(base.record, data.report)
+    if beginning := _beginning(recipe):
+        facts["continue_from"] = {file.path: file.sha256 for file in beginning}
+    lock = lock_text(loaded, facts)
     folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
     folder.save("base", base.record)
     folder.save("data", data.report)
@@ -215,10 +218,31 @@ def _plan(state: _State) -> None:
         )
 
 
+def _beginning(recipe: Recipe) -> tuple[FileHash, ...]:
+    """The files of the earlier adapter that training begins with, hashed; none without ``continue_from``.
+
+    Raises:
+        UsageError: the folder holds no adapter.
+    """
+    from sovtune.adapter_files import CONFIG, WEIGHTS, read_config
+
+    if recipe.adapter.continue_from is None:
+        return ()
+    folder = Path(recipe.adapter.continue_from)
+    read_config(folder)
+    return tuple(_hashed(folder / name) for name in (CONFIG, WEIGHTS))
+
+
+def _hashed(path: Path) -> FileHash:
+    return FileHash(path=path.name, bytes=path.stat().st_size, sha256=hash_file(path))
+
+
 def _load_for_training(state: _State) -> LoadedModel:
-    from sovtune.model import load_with_new_adapter
+    from sovtune.model import load_with_new_adapter, pick_device
+    from sovtune.train.settings import check_settings
 
     if state.loaded is None:
+        check_settings(state.recipe, pick_device(state.recipe.train.run.device))
         state.report.say("loading the base")
         state.loaded = load_with_new_adapter(state.recipe, state.base.folder)
         for note in state.loaded.notes:
@@ -267,7 +291,7 @@ def _train(state: _State) -> None:
         tick=lambda what, done, of: state.report.update(done, of, what),
     )
     outcome = engine.run(job, model, resume=True)
-    record = _train_report(model, outcome)
+    record = _train_report(state.recipe, model, outcome)
     state.folder.save("train", record)
     state.report.say(
         f"loss {record.first_loss:.3f} -> {record.mean_loss_last_10:.3f}, {record.tokens_per_second:.0f} tokens/s, "
@@ -275,15 +299,11 @@ def _train(state: _State) -> None:
     )
 
 
-def _train_report(model: LoadedModel, outcome: Any) -> TrainReport:
+def _train_report(recipe: Recipe, model: LoadedModel, outcome: Any) -> TrainReport:
     from sovtune.train.engine import versions
 
     history = outcome.history
     last_ten = [metrics.loss for metrics in history[-10:]]
-    adapter_files = tuple(
-        FileHash(path=path.name, bytes=path.stat().st_size, sha256=hash_file(path))
-        for path in sorted(outcome.adapter.iterdir())
-    )
     return TrainReport(
         steps=history[-1].step,
         tokens=history[-1].tokens,
@@ -301,24 +321,24 @@ def _train_report(model: LoadedModel, outcome: Any) -> TrainReport:
         engine_notes=model.notes,
         targets=model.targets,
         resumed_from=() if outcome.resumed_from is None else (outcome.resumed_from,),
-        adapter_files=adapter_files,
+        adapter_files=tuple(_hashed(path) for path in sorted(outcome.adapter.iterdir())),
         versions=versions(),
         started_at=outcome.started_at,
         events=outcome.events,
+        continued_from=_beginning(recipe),
     )
 
 
 def _evaluate(state: _State) -> None:
     from sovtune.data.template import read_format
     from sovtune.evaluate.compare import evaluate, prepare_attention
-    from sovtune.model import load_with_adapter
+    from sovtune.model import load_trained
 
-    adapter = state.folder.path / "adapter"
+    if state.recipe.adapter.kind == "full":  # training overwrote the base in memory
+        state.loaded = None
     if state.loaded is None:
-        state.report.say("loading base and adapter")
-        device = state.recipe.train.run.device
-        quantisation = state.recipe.base.quantisation
-        state.loaded = load_with_adapter(state.base.folder, quantisation, adapter, device=device)
+        state.report.say("loading base and what was trained")
+        state.loaded = load_trained(state.recipe, state.base.folder, state.folder.path)
     prepare_attention(state.loaded.model, state.loaded.fast)
     text_format = read_format(state.base.folder)
 

@@ -85,8 +85,8 @@ class Adapter(Section):
     def _full_has_no_matrices(self) -> Conflict | None:
         if self.kind != "full":
             return None
-        for name in type(self).model_fields:
-            if name != "kind" and getattr(self, name) != _DEFAULTS[name]:
+        for name, usual in _DEFAULTS.items():
+            if name != "kind" and getattr(self, name) != usual:
                 return Conflict(
                     "full trains every weight of the base: there is no adapter to set this for", (name,)
                 )

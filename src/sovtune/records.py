@@ -192,6 +192,7 @@ class TrainReport:
     """The finished training: what was spent, what the loss did, with which versions on which device.
 
     Losses are means over supervised tokens in nats; ``peak_rss_bytes`` is the process's high-water mark.
+    ``continued_from`` are the files of the earlier adapter that training began with.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -215,6 +216,7 @@ class TrainReport:
     versions: dict[str, str]
     started_at: str
     events: tuple[str, ...] = ()
+    continued_from: tuple[FileHash, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

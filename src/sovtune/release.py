@@ -87,12 +87,20 @@ def select(run_dir: Path, *, credentials: Sequence[str] = ()) -> tuple[ReleaseFi
         The files sorted by name, with a SHA256SUMS (in the format of ``sha256sum``) over the others.
 
     Raises:
-        UsageError: a required file is missing, a file is unsafe or tells a secret or local path; all at once.
+        UsageError: a required file is missing, a file is unsafe or tells a secret or local path; all at once. Or the
+            run trained a whole model.
         GateFailed: the evaluation did not pass its gates.
     """
     if not run_dir.is_dir():
         raise UsageError(
             "there is no such run folder", where=str(run_dir), fix="`sovtune run RECIPE` makes one"
+        )
+    if (run_dir / "model").is_dir():
+        raise UsageError(
+            "this run trained a whole model; only adapters are published",
+            where=str(run_dir / "model"),
+            why="its files, licence terms and card are those of a model, which sovtune does not check yet",
+            fix="pass the folder `model` on by hand with the licences of the base, or train an adapter",
         )
     problems: list[str] = []
     files = [

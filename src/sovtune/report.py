@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovtune import __version__, figures, findings
+from sovtune import __version__, figures, findings, trained_words
 from sovtune.charts import gate_chart, loss_chart, score_chart
 from sovtune.evidence import Evidence, read_evidence
 from sovtune.gate_words import STEP_NAMES, reason_in_words
@@ -86,6 +86,8 @@ def render_report(evidence: Evidence) -> str:
             evaluation=evaluation,
             plan=evidence.plan,
             evidence=evidence,
+            trained_kind=trained_words.KINDS[recipe.adapter.kind],
+            trained_settings=trained_words.settings(recipe),
             title=recipe.card.title or evidence.name,
             verdict=[findings.score_sentence(score) for score in evaluation.scores],
             gate_sentence=findings.gate_sentence(evidence),

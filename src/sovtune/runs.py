@@ -24,6 +24,12 @@ RECORD_FILES = {
 }
 
 
+def result_folder(run_dir: Path) -> Path:
+    """What a run trained: `model` after full training, else `adapter`."""
+    whole = run_dir / "model"
+    return whole if whole.is_dir() else run_dir / "adapter"
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader, or a power cut, sees the old content or the new, never half."""
     part = path.with_name(f".{path.name}.part")

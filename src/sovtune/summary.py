@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sovtune.records import EvalReport, PublishReceipt
-from sovtune.runs import RunFolder
+from sovtune.runs import RunFolder, result_folder
 
 SAMPLES, WIDTH = 3, 160
 
@@ -34,8 +34,9 @@ def summary(run_dir: Path, recipe: Path) -> str:
     report = folder.need("evaluate", EvalReport)
     receipt = folder.load("publish", PublishReceipt)
     lines = ["", "Where everything is"]
+    trained = result_folder(run_dir)
     places = [
-        ("adapter", run_dir / "adapter"),
+        (trained.name, trained),
         ("model card", run_dir / "README.md"),
         ("report", run_dir / "report.html"),
     ]

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from sovtune.recipe import Recipe
+from sovtune.recipe_file import check_recipe
 
 
 def recipe(
@@ -67,3 +68,11 @@ def test_full_is_not_published_compared_or_given_two_rates() -> None:
     assert refused(adapter=whole, method="kto").startswith("adapter.kind: kto compares with the base")
     assert refused(adapter=whole, finer={"lora_plus": 16}).startswith("train.finer.lora_plus: full has no")
     assert refused(adapter=whole | {"rank": 8}).startswith("rank: full trains every weight")
+
+
+def test_full_beside_other_mistakes_is_explained_too(tmp_path) -> None:
+    """Rules also run on a stand-in for a recipe some of whose values are wrong."""
+    path = tmp_path / "r.yaml"
+    path.write_text("adapter: {kind: full, rank: 8}\nseed: -1\n", encoding="utf-8")
+    messages = [problem.message for problem in check_recipe(path)]
+    assert "full trains every weight of the base: there is no adapter to set this for" in messages

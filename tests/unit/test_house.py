@@ -34,11 +34,10 @@ ROOMS = {
     "base": ("base",),
     "plan": ("plan", "memory", "machine", "architecture"),
     "data": ("data", "data.*"),
-    "model": ("model", "quantise", "weights", "adapter_*"),
+    "model": ("model", "quantise", "weights", "adapter_setup", "adapter_start", "adapter_tokens", "adapter_files"),
     "train": ("train", "train.*"),
-    "launch": ("launch", "launch.*"),
     "evaluate": ("evaluate", "evaluate.*"),
-    "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words"),
+    "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words", "trained_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
     "doctor": ("doctor", "device_checks"),
     "commands": ("pipeline", "check", "preview", "mixture_view", "summary", "*_command", "data_view"),
@@ -63,13 +62,12 @@ MAY_USE = {
     "data": "errors records recipe yaml licences secrets",
     "model": "errors recipe families fastpath",
     "train": "errors records recipe fastpath",
-    "launch": "errors recipe",
     "evaluate": "errors records recipe fastpath",
     "card": "errors records recipe licences secrets runs",
     "publish": "errors records licences network secrets runs",
     "doctor": "errors base plan network",
-    "commands": "errors records yaml recipe licences network progress runs base plan data model train launch "
-    "evaluate card publish",
+    "commands": "errors records yaml recipe licences network progress runs base plan data model train evaluate "
+    "card publish",
     "cli": "errors network progress recipe runs data publish doctor commands",
 }
 """Room -> rooms it may import from, besides itself."""
@@ -124,7 +122,7 @@ HOMES = {
     "rich": "progress preview cli_shared data_view",
     "safetensors": "adapter_files adapter_start weights",
     "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
-    "torch": "base model quantise adapter_* device_checks fastpath.* launch.processes train.* evaluate.*",
+    "torch": "base model quantise adapter_* device_checks fastpath.* train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
     "typer": "cli cli_*",

@@ -74,7 +74,7 @@ def evaluate(recipe: Recipe, model: Any, text_format: TextFormat, *, tick: Tick)
 
     Args:
         recipe: with card paths resolved.
-        model: a PEFT model; with its adapter switched off it is the base.
+        model: what was trained; within ``model.disable_adapter()`` it is the base.
         text_format: tokenizer and chat format of the base.
         tick: progress, called with (what, done, of).
 
