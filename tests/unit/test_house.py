@@ -36,6 +36,7 @@ ROOMS = {
     "data": ("data", "data.*"),
     "model": ("model", "quantise", "weights", "adapter_setup", "adapter_start", "adapter_tokens", "adapter_files"),
     "train": ("train", "train.*"),
+    "launch": ("launch", "launch.*"),
     "evaluate": ("evaluate", "evaluate.*"),
     "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words", "trained_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
@@ -62,12 +63,13 @@ MAY_USE = {
     "data": "errors records recipe yaml licences secrets",
     "model": "errors recipe families fastpath",
     "train": "errors records recipe fastpath",
+    "launch": "errors recipe",
     "evaluate": "errors records recipe fastpath",
     "card": "errors records recipe licences secrets runs",
     "publish": "errors records licences network secrets runs",
     "doctor": "errors base plan network",
-    "commands": "errors records yaml recipe licences network progress runs base plan data model train evaluate "
-    "card publish",
+    "commands": "errors records yaml recipe licences network progress runs base plan data model train launch "
+    "evaluate card publish",
     "cli": "errors network progress recipe runs data publish doctor commands",
 }
 """Room -> rooms it may import from, besides itself."""
@@ -122,7 +124,7 @@ HOMES = {
     "rich": "progress preview cli_shared data_view",
     "safetensors": "adapter_files adapter_start weights",
     "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
-    "torch": "base model quantise adapter_* device_checks fastpath.* train.* evaluate.*",
+    "torch": "base model quantise adapter_* device_checks fastpath.* launch.processes train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
     "typer": "cli cli_*",
