@@ -134,15 +134,32 @@ def plan(
     recipe: RecipePath,
     sets: Sets = [],  # noqa: B006
     runs_dir: RunsDir = RUNS,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="NAME", help="Plan for a GPU by its name, such as l4.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Do a real step at the longest batch and correct the plan.")
+    ] = False,
+    apply: Annotated[
+        Path | None,
+        typer.Option("--apply", metavar="NEW.yaml", help="Write a recipe with changes that make it fit."),
+    ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Count steps, tokens and memory before anything is spent; loads no model.
+    """Count steps, tokens, memory, time and energy before anything is spent; loads no model without --probe.
 
-    Example:  sovtune plan recipes/quickstart-ko.yaml
+    Example:  sovtune plan recipes/quickstart-ko.yaml --gpu l4
+
+    Example:  sovtune plan recipes/quickstart-ko.yaml --probe --json
     """
-    from sovtune.plan_command import plan_recipe, plan_table
+    from sovtune.plan_command import PlanOptions, plan_recipe, plan_table
 
-    result = plan_recipe(open_recipe(recipe, sets, offline=True), runs_dir)
+    options = PlanOptions(runs_dir=runs_dir, gpu=gpu, probe=probe, apply=apply)
+    loaded = open_recipe(recipe, sets, offline=True)
+    with make_reporter(quiet) as report:
+        report.stage("plan")
+        result = plan_recipe(loaded, options, report.say)
     if as_json:
         print_json(result.as_json())
     else:

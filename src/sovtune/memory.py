@@ -1,36 +1,47 @@
-"""Bytes of memory a training step needs, part by part: arithmetic on shapes, every constant with its source.
+"""Bytes of memory a run needs, part by part: arithmetic on shapes, every constant with its source.
 
-The parts add up to the estimated peak of resident memory. Letters in the derivations: N tokens of a
-micro-batch, E hidden size, Q = heads x head size, K = key/value heads x head size, I intermediate size,
-V vocabulary, r rank, w bytes of one number in the compute dtype (bf16 2, fp32 4).
-
-Against eight peaks measured with a 135M and a 1.5B model on a CPU the sum is 0.81 to 1.24 of the peak:
-weights and activations are exact, leftovers of the heap and the mapped file are not.
+The parts add up to the estimated peak. Letters in the derivations: N tokens of a micro-batch, E hidden size,
+Q = heads x head size, K = key/value heads x head size, I intermediate size, V vocabulary, r rank, w bytes of one number
+in the compute dtype (bf16 2, fp32 4). What autograd keeps and what the loss holds are counted exactly (a test counts
+along); what the allocator holds beyond that is measured, ``scripts/bench_plan.py`` says how well it fits.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sovtune.adapter_shapes import Trained
 from sovtune.architecture import BaseFacts, LinearShape
-from sovtune.families import family
-from sovtune.recipe_adapter import Adapter
 from sovtune.recipe_base import Quantisation
 
 GB = 10**9
 FP32 = 4
-BITS_NF4_DOUBLE = 4 + 8 / 64 + 32 / (64 * 256)
+BITS_DOUBLE = 4 + 8 / 64 + 32 / (64 * 256)
 """4.127 bits: a 4-bit code, an 8-bit constant for each 64 weights, an fp32 constant for each 256 of those."""
-BITS_NF4 = 4 + 32 / 64
+BITS_SINGLE = 4 + 32 / 64
 """4.5 bits: without double quantisation each 64 weights have an fp32 constant."""
+STATE_8BIT = 2 * (1 + 4 / 256)
+"""Bytes of the two moments of 8-bit AdamW: a byte each, and an fp32 scale for each 256 (bitsandbytes)."""
 QUERY_BLOCK = 128
 """Queries that fastpath.attention takes at once in documents of more than twice this length."""
-PROCESS = 515_000_000
-"""Python, torch, transformers, peft, trl, datasets and a tiny model: 514 MB resident (Linux, torch 2.13)."""
-ALLOCATOR = 440_000_000
-"""Heap that is freed and not given back: 60 MB (335M model) to 440 MB (135M) measured after quantising."""
+RUNTIME = 640_000_000
+"""A process that trained a tiny model on a CPU: Python, torch, transformers, peft, trl, datasets and their libraries.
+638 MB with torch 2.13, transformers 5.23, trl 1.16 on Linux (scripts/bench_plan.py --runtime)."""
+IMPORTED = 550_000_000
+"""The same before a model is loaded."""
+RUNTIME_GPU = 600_000_000
+"""CUDA context, kernels and workspaces of cuBLAS on a GPU; not measured here. Of the 5,046 MB that the QLoRA paper
+(arXiv 2305.14314) counts for a 7B model, 660 are not weights by our count."""
+LOADING = 64 << 20
+"""Bytes that loading holds beside the weights: sovtune.weights gives memory back that often."""
+HEAP_SHARE, HEAP_FIXED, HEAP_LAYER, HEAP_FLOOR = 0.45, 60_000_000, 6_000_000, 0.15
+"""Freed memory that glibc's heap cannot give back between live tensors: a share of what a step without checkpointing
+makes, up to a bound that grows with the layers, each of which leaves its own holes; but no less than a share of the
+activations of all layers. Checkpointing frees memory and leaves the holes. 20 peaks of models of 8, 24 and 30 layers
+with 128 to 4,096 tokens at once gave 0 to 600 MB (scripts/bench_plan.py)."""
+CACHE_GPU = 0.06
+"""What CUDA's caching allocator holds beyond live tensors, as a share of what is made while training; not measured
+here."""
 # Where q, k and v, or gate and up, are adapted they save one input together on the fast path.
 _SAME_INPUT = {
     "q_proj": "qkv",
@@ -45,85 +56,137 @@ _SAME_INPUT = {
 class Workload:
     """What one micro-batch makes the machine hold.
 
-    ``tokens`` counts padding too; ``document`` is the longest document in tokens; ``fast`` the fast CPU path.
+    ``tokens`` counts padding too; ``document`` is the longest document in tokens; ``fast`` the fast CPU path;
+    ``number_bytes`` w; ``optimizer`` of ``train.finer``; ``answer_tokens`` a prompt of the evaluation with its answer.
     """
 
     tokens: int
     document: int
     fast: bool
+    gpu: bool
     checkpointing: bool
-    rank: int
     dropout: bool
+    dora: bool
+    full: bool
     number_bytes: int
+    optimizer: str
+    answer_tokens: int
 
 
-def adapted_linears(facts: BaseFacts, adapter: Adapter) -> tuple[LinearShape, ...]:
-    """The layers that get an adapter: PEFT's rule, a name equals a target or ends with ``.target``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Bytes of a run: ``parts`` of the peak, ``phases`` the peak of each stage, ``others`` what is held at no peak."""
 
-    Raises:
-        EnvironmentFault: ``targets: auto`` on a model type without verified targets.
-    """
-    exclude: str | None = None
-    if adapter.targets == "auto":
-        known = family(facts.model_type)
-        targets, exclude = known.targets, known.exclude
-    else:
-        targets = adapter.targets
-    ends = tuple(f".{target}" for target in targets)
-    return tuple(
-        shape
-        for shape in facts.linears
-        if (shape.name in targets or shape.name.endswith(ends))
-        and not (exclude and re.fullmatch(exclude, shape.name))
-    )
+    parts: dict[str, int]
+    phases: dict[str, int]
+    others: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(self.parts.values())
 
 
-def adapter_parameters(linears: Sequence[LinearShape], rank: int) -> int:
-    """Each layer gets A [r, inputs] and B [outputs, r]."""
-    return sum(rank * (shape.inputs + shape.outputs) for shape in linears)
-
-
-def parts(
-    facts: BaseFacts, quantisation: Quantisation, linears: Sequence[LinearShape], load: Workload
-) -> dict[str, int]:
-    """Bytes by part at the peak of a training step; their sum is the peak.
+def need(
+    facts: BaseFacts, quantisation: Quantisation, trained: Trained, load: Workload, *, correction: int = 0
+) -> Need:
+    """Bytes by part at the peak of a run, which is a training step unless loading or evaluation needs more.
 
     Args:
         facts: shapes of the base.
         quantisation: how frozen weights are stored.
-        linears: layers with an adapter.
+        trained: what is trained.
         load: the micro-batch.
+        correction: what a probe found beyond the estimate of training.
     """
-    width = load.number_bytes
-    quantised = quantisation.kind == "nf4"
-    bits = BITS_NF4_DOUBLE if quantisation.double else BITS_NF4
-    kept = facts.embeddings + facts.rest + (0 if quantised else facts.linear)
-    trainable = adapter_parameters(linears, load.rank)
-    saved = saved_by_layer(facts, linears, load)
+    weights = stored_weights(facts, quantisation, load)
+    saved = saved_by_layer(facts, trained, load)
+    whole = facts.layers * saved
     # Checkpointing keeps each layer's input and repeats one layer at a time.
-    activations = facts.layers * load.tokens * width * facts.hidden + saved
+    less = facts.layers * load.tokens * load.number_bytes * facts.hidden + saved
+    moments = STATE_8BIT if load.optimizer == "adamw8bit" else 2 * FP32
     made = {
-        "process": PROCESS,
-        "weights_4bit": round(facts.linear * bits / 8) if quantised else 0,
-        "weights_16bit" if width == 2 else "weights_32bit": kept * width,
-        "adapter": trainable * FP32,
-        "gradients": trainable * FP32,
-        "optimizer": trainable * 2 * FP32,  # AdamW: two fp32 moments
-        "activations": activations if load.checkpointing else facts.layers * saved,
-        "loss": loss_bytes(facts, load),
-        "scratch": scratch_bytes(facts, load, quantised=quantised),
-        "allocator": ALLOCATOR if quantised else 0,
+        "activations": less if load.checkpointing else whole,
+        "logits": loss_bytes(facts, load),
+        "scratch": scratch_bytes(facts, quantisation, load),
     }
-    # Embeddings are used straight from the mapped file, which keeps all of it mapped: pages that were read to
-    # quantise them count as resident until the system wants them back.
-    made["base_file"] = max(0, facts.stored_bytes - kept * width) if quantised else 0
-    # Not quantised, the weights are used from the file too; converted to another width they stand beside it.
-    loading = PROCESS + facts.stored_bytes
-    made["loading"] = max(0, loading - sum(made.values()))
-    return made
+    parts = {
+        **weights,
+        "adapter": 0 if load.full else (trained.parameters + trained.frozen_copies) * FP32,
+        "gradients": trained.parameters * FP32,
+        "optimizer": round(trained.parameters * moments),
+        **made,
+        "fragmentation": _fragmentation(facts, made, whole, load),
+        "runtime": RUNTIME_GPU if load.gpu else RUNTIME,
+    }
+    if correction:
+        parts["beyond_estimate"] = correction
+    cache = 2 * facts.layers * facts.kv_heads * facts.head_size * load.number_bytes * load.answer_tokens
+    scratch = quantising_bytes(facts, quantisation)
+    held = sum(weights.values()) + parts["adapter"]
+    phases = {
+        "loading": (RUNTIME_GPU if load.gpu else IMPORTED) + sum(weights.values()) + scratch,
+        "training": sum(parts.values()),
+        "evaluation": parts["runtime"] + held + cache + loss_chunk(facts.vocabulary) * facts.vocabulary * 8,
+    }
+    parts["beyond_training"] = max(phases.values()) - phases["training"]
+    others = {
+        "activations_without_checkpointing": whole,
+        "activations_with_checkpointing": less,
+        "kv_for_evaluation": cache,
+        "quantisation_scratch": scratch,
+    }
+    return Need(parts=parts, phases=phases, others=others)
 
 
-def saved_by_layer(facts: BaseFacts, linears: Sequence[LinearShape], load: Workload) -> int:
+def stored_weights(facts: BaseFacts, quantisation: Quantisation, load: Workload) -> dict[str, int]:
+    """Bytes of the base's weights by how they are stored; a full run keeps fp32 and, in bf16, copies for products."""
+    if load.full:
+        copies = facts.linear * load.number_bytes if load.number_bytes < FP32 else 0
+        return {
+            "weights_4bit": 0,
+            "weights_8bit": 0,
+            "weights_16bit": copies,
+            "weights_32bit": facts.parameters * FP32,
+        }
+    small = [
+        shape for shape in facts.linears if quantisation.kind != "none" and not _skipped(shape, quantisation)
+    ]
+    numbers = sum(shape.parameters for shape in small)
+    kept = (facts.parameters - numbers) * load.number_bytes
+    scales = sum(shape.outputs for shape in small) * FP32
+    bits = BITS_DOUBLE if quantisation.double else BITS_SINGLE
+    eight = quantisation.kind == "int8"
+    return {
+        "weights_4bit": 0 if eight else round(numbers * bits / 8),
+        "weights_8bit": numbers + scales if eight else 0,
+        "weights_16bit": kept if load.number_bytes == 2 else 0,
+        "weights_32bit": kept if load.number_bytes == FP32 else 0,
+    }
+
+
+def _skipped(shape: LinearShape, quantisation: Quantisation) -> bool:
+    return any(f".{shape.name}".endswith(f".{name}") for name in quantisation.skip)
+
+
+def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Workload) -> int:
+    """Freed memory that is still held, from what a step makes and the activations of all layers."""
+    if load.gpu:
+        return round(CACHE_GPU * sum(made.values()))
+    share = HEAP_SHARE * (whole + made["logits"] + made["scratch"])
+    bound = HEAP_FIXED + HEAP_LAYER * facts.layers
+    return round(max(min(share, bound), HEAP_FLOOR * whole))
+
+
+def quantising_bytes(facts: BaseFacts, quantisation: Quantisation) -> int:
+    """What loading holds beside the weights: the largest tensor as it is stored, and freed ones before they go."""
+    share = facts.stored_bytes / facts.parameters
+    largest = max((shape.parameters for shape in facts.linears), default=0)
+    embedding = facts.vocabulary * facts.hidden
+    return round(share * (max(largest, embedding) if quantisation.kind == "none" else largest)) + LOADING
+
+
+def saved_by_layer(facts: BaseFacts, trained: Trained, load: Workload) -> int:
     """Bytes of activations one decoder layer keeps for its backward pass.
 
     Counted per token for a llama-like layer (a test counts what autograd really keeps):
@@ -134,9 +197,12 @@ def saved_by_layer(facts: BaseFacts, linears: Sequence[LinearShape], load: Workl
       on the plain path its output w Q and 4 bytes per head for the normaliser;
     - silu(gate) * up keeps gate, silu(gate), up: 3 w I;
     - an adapted linear keeps its input and x A^T (r numbers). On the fast path in w bytes, one input for
-      q, k, v and one for gate, up; on the plain path PEFT makes an fp32 copy for each, and dropout a mask.
+      q, k, v and one for gate, up; on the plain path PEFT makes an fp32 copy for each, and dropout a mask;
+    - DoRA on the fast path keeps the product it scales, w for each output, and once for all tokens a row's length
+      and quotient, 4 + w for each output; PiSSA keeps A and B joined with their start, once: 4 x twice their numbers;
+    - trained weights (full) keep their inputs in w bytes.
     """
-    width, rank = load.number_bytes, load.rank
+    width = load.number_bytes
     q, k = facts.heads * facts.head_size, facts.kv_heads * facts.head_size
     per_token = (
         facts.norms * (FP32 * facts.hidden + FP32) + width * (q + 2 * k) + 3 * width * facts.intermediate
@@ -144,18 +210,35 @@ def saved_by_layer(facts: BaseFacts, linears: Sequence[LinearShape], load: Workl
     if facts.head_norms:
         per_token += FP32 * (q + k) + FP32 * (facts.heads + facts.kv_heads)
     if load.fast:
-        inputs = {_input_key(shape): shape.inputs for shape in linears}
-        by_adapters = width * (sum(inputs.values()) + rank * len(linears))
         attention = width * facts.heads * probability_entries(load.tokens, load.document)
     else:
-        by_adapters = sum((FP32 + load.dropout) * shape.inputs + FP32 * rank for shape in linears)
         attention = load.tokens * (width * q + FP32 * facts.heads)
-    return load.tokens * (per_token + by_adapters // facts.layers) + attention
+    once = (FP32 + width) * sum(shape.outputs for shape, _ in trained.layers) if load.dora and load.fast else 0
+    once += 2 * FP32 * trained.frozen_copies if load.fast else 0
+    per_token += _inputs_kept(facts, trained, load) // facts.layers
+    return load.tokens * per_token + attention + once // facts.layers
 
 
-def _input_key(shape: LinearShape) -> tuple[str, str]:
-    parent, _, last = shape.name.rpartition(".")
-    return parent, _SAME_INPUT.get(last, last)
+def _inputs_kept(facts: BaseFacts, trained: Trained, load: Workload) -> int:
+    """Bytes per token that the linear layers of all decoder layers keep of their inputs and products."""
+    width = load.number_bytes
+    if load.full:
+        return sum(width * size for size in _inputs(facts.linears).values())
+    shapes = [shape for shape, _ in trained.layers]
+    inner = sum(rank for _, rank in trained.layers) * (2 if trained.frozen_copies else 1)
+    if load.fast:
+        scaled = width * sum(shape.outputs for shape in shapes) if load.dora else 0
+        return width * (sum(_inputs(shapes).values()) + inner) + scaled
+    return sum((FP32 + load.dropout) * shape.inputs for shape in shapes) + FP32 * inner
+
+
+def _inputs(shapes: list[LinearShape] | tuple[LinearShape, ...]) -> dict[tuple[str, str], int]:
+    """Widths of the distinct inputs of some layers."""
+    found = {}
+    for shape in shapes:
+        parent, _, last = shape.name.rpartition(".")
+        found[parent, _SAME_INPUT.get(last, last)] = shape.inputs
+    return found
 
 
 def probability_entries(tokens: int, document: int) -> int:
@@ -197,7 +280,12 @@ def loss_bytes(facts: BaseFacts, load: Workload) -> int:
     return hidden + load.tokens * facts.vocabulary * 12
 
 
-def scratch_bytes(facts: BaseFacts, load: Workload, *, quantised: bool) -> int:
-    """The largest weight, dequantised, and gradients in a feed-forward block: gate, up and their product."""
-    largest = max((shape.parameters for shape in facts.linears), default=0) if quantised else 0
-    return load.number_bytes * (largest + 3 * load.tokens * facts.intermediate)
+def scratch_bytes(facts: BaseFacts, quantisation: Quantisation, load: Workload) -> int:
+    """The largest weight, dequantised, and gradients in a feed-forward block: gate, up and their product.
+
+    int8 weights are restored through fp32; DoRA measures rows of the fp32 weight with its update.
+    """
+    width = load.number_bytes
+    largest = max((shape.parameters for shape in facts.linears), default=0)
+    restored = {"none": 0, "int8": FP32 + width}.get(quantisation.kind, width) + 2 * FP32 * load.dora
+    return largest * restored + 3 * load.tokens * facts.intermediate * width

@@ -196,16 +196,15 @@ def _tell_data(data: DataReport, note: str | None, report: Reporter) -> None:
 
 
 def _plan(state: _State) -> None:
-    from sovtune.plan import make_plan, previous_speed, read_base_facts, required_bytes
+    from sovtune.plan import make_plan, previous_speed, read_base_facts
     from sovtune.plan_command import data_size
 
     facts = read_base_facts(state.base.folder)
     speed = previous_speed(state.options.runs_dir, facts)
     plan = make_plan(state.recipe, facts, data_size(state.data.report), speed=speed)
-    state.folder.save("plan", plan)
-    needed = size(required_bytes(plan.memory_bytes))
+    needed = size(sum(plan.memory_bytes.values()))
     state.report.say(
-        f"{plan.steps} steps of {plan.rows_per_step} rows, {plan.tokens:,} tokens; "
+        f"{plan.steps} steps of {plan.rows_per_step} rows ({plan.micro_rows} at once), {plan.tokens:,} tokens; "
         f"memory about {needed} of {size(plan.memory_available_bytes)}"
         + (f"; about {duration(plan.seconds)}" if plan.seconds is not None else "")
     )
@@ -214,8 +213,10 @@ def _plan(state: _State) -> None:
             f"this run needs about {needed} of memory, {size(plan.memory_available_bytes)} are free",
             where="train",
             why="; ".join(plan.notes),
-            fix="change the recipe as said above; `sovtune plan RECIPE` shows where the memory goes",
+            fix="`sovtune plan RECIPE` lists changes that help; `--apply NEW.yaml` writes a recipe with those that "
+            "make it fit",
         )
+    state.folder.save("plan", plan)
 
 
 def _beginning(recipe: Recipe) -> tuple[FileHash, ...]:
@@ -254,6 +255,7 @@ def _train(state: _State) -> None:
     from sovtune.data.arrow_rows import load_rows
     from sovtune.data.pack import training_order
     from sovtune.plan import steps_for
+    from sovtune.plan_changes import with_values
     from sovtune.train import checkpoints, engine
     from sovtune.train.watch import StepMetrics
 
@@ -279,7 +281,7 @@ def _train(state: _State) -> None:
         state.report.update(metrics.step, of, detail)
 
     job = engine.TrainJob(
-        recipe=state.recipe,
+        recipe=with_values(state.recipe, {"train.run.micro_rows": plan.micro_rows}),
         rows=load_rows(state.data.rows_file).select(order),
         steps=plan.steps,
         rows_per_step=plan.rows_per_step,

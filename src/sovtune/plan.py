@@ -1,28 +1,35 @@
-"""The plan of a run: steps, tokens, memory by part, time. Arithmetic only, without torch, before any step."""
+"""The plan of a run: steps, tokens, memory, time, energy. Arithmetic only, without torch, before any step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
 from typing import NamedTuple
 
-from sovtune.architecture import BaseFacts, LinearShape, read_base_facts
-from sovtune.errors import DataRefused, EnvironmentFault, UsageError
+from sovtune.adapter_shapes import Trained, trained
+from sovtune.architecture import BaseFacts, read_base_facts
+from sovtune.errors import DataRefused, EnvironmentFault
 from sovtune.fastpath import select
 from sovtune.machine import Machine, this_machine
-from sovtune.memory import GB, Workload, adapted_linears, adapter_parameters, parts
+from sovtune.memory import Need, Workload, need
+from sovtune.plan_changes import Situation, changes_until
+from sovtune.plan_cost import Speed, cost, previous_speed, work_flop
 from sovtune.recipe import Recipe
 from sovtune.recipe_train import Train
-from sovtune.records import Plan, TrainReport, read_record
+from sovtune.records import Plan, PlanChange
 
-__all__ = ["BaseFacts", "DataSize", "Machine", "Speed", "estimate_data", "make_plan", "previous_speed"]
-__all__ += ["read_base_facts", "steps_for", "this_machine", "work_flop"]
+__all__ = ["BaseFacts", "DataSize", "Machine", "Speed", "estimate_data", "fitting_recipe", "make_plan"]
+__all__ += ["previous_speed", "read_base_facts", "steps_for", "this_machine", "work_flop"]
 
 BYTES_PER_TOKEN = 3.0
 """For data that was not tokenised yet. Measured range: 1.3 (SmolLM2 on Korean) to 4.5 (Qwen3 on English)."""
 NUMBER_BYTES = {"bfloat16": 2, "float32": 4}
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16_384}
+"""Tokens that keep a device busy; more at once take memory and save no time. On a CPU a forward and backward pass has
+a fixed cost, restoring 4-bit weights above all: 512 tokens in one pass take 0.7 of the time of 4 times 128, 1,024
+hardly less per token than 2,048 (a 50M and a 135M model, scripts/bench_plan.py). On a GPU it is an assumption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +42,6 @@ class DataSize:
     documents: int
     longest: int | None = None
     estimated: str = ""
-
-
-class Speed(NamedTuple):
-    """Training speed of an earlier run, and which run that was (or why there is none)."""
-
-    tokens_per_second: float | None
-    note: str
 
 
 class Steps(NamedTuple):
@@ -103,22 +103,6 @@ def estimate_data(
     )
 
 
-def previous_speed(runs_dir: Path, facts: BaseFacts) -> Speed:
-    """Speed of the newest finished run of this base in a runs folder; its parameter count tells the base."""
-    unreadable = []
-    for path in sorted(runs_dir.glob("*/train.json"), key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            report = read_record(TrainReport, path)
-        except UsageError:  # an old version wrote it: no reason to refuse a plan, but worth a word
-            unreadable.append(path.parent.name)
-            continue
-        if report.total_parameters - report.trainable_parameters == facts.parameters:
-            speed = report.tokens_per_second
-            return Speed(speed, f"time from run {path.parent.name}: {speed:.0f} tokens/s on {report.device}")
-    passed = f" ({', '.join(unreadable)}: train.json cannot be read)" if unreadable else ""
-    return Speed(None, f"time is not estimated: no earlier run of this base in {runs_dir.name}{passed}")
-
-
 def make_plan(
     recipe: Recipe,
     facts: BaseFacts,
@@ -126,6 +110,7 @@ def make_plan(
     *,
     machine: Machine | None = None,
     speed: Speed | None = None,
+    correction: int = 0,
 ) -> Plan:
     """Count steps, tokens and bytes before anything is loaded.
 
@@ -135,57 +120,126 @@ def make_plan(
         data: size of the prepared data, or an estimate of it.
         machine: where; default this machine as it is now.
         speed: of an earlier run (``previous_speed``); without it and ``machine.flops`` time is unknown.
+        correction: bytes that a probe needed beyond the estimate (or less, below 0).
 
     Raises:
         DataRefused: there is nothing to train on.
         EnvironmentFault: the model type has no known targets, no layer matches, or the memory of a CUDA
             device is unknown.
     """
-    train = recipe.train
-    steps, rows_per_step, wanted_rows = steps_for(train, data.rows, data.tokens)
+    place = machine or this_machine(recipe.train.run.device)
+    steps, rows_per_step, wanted_rows = steps_for(recipe.train, data.rows, data.tokens)
     tokens = max(1, round(Fraction(data.tokens * wanted_rows, data.rows)))
-    place = machine or this_machine(train.run.device)
-    linears = _targets(recipe, facts)
-    reasons = _plain_reasons(recipe, facts, place.device)
-    load = _workload(recipe, data, fast=not reasons)
-    memory = _memory(recipe, facts, linears, load, place.device)
-    fits = required_bytes(memory) <= place.memory_available_bytes
-    notes = ["memory is an estimate from shapes; measured peaks lay between 0.8 and 1.25 times of it"]
-    notes += [data.estimated] if data.estimated else []
-    notes += [f"plain engine: {reason}" for reason in reasons]
-    notes += _notes_on_shape(facts, train, rows_per_step, wanted_rows)
+    needed = _need_of(facts, data, place, correction)
+    micro_rows = _micro_rows(recipe, data, place, rows_per_step, lambda made: needed(made).total)
+    found = needed(_at_once(recipe, micro_rows))
+    fits = found.total <= place.memory_available_bytes
+    notes = [data.estimated] if data.estimated else []
+    notes += [f"plain engine: {reason}" for reason in _plain_reasons(recipe, facts, place.device)]
+    notes += _notes_on_shape(facts, recipe.train, rows_per_step, wanted_rows)
+    changes: tuple[PlanChange, ...] = ()
     if not fits:
-        notes += _changes(recipe, facts, linears, load, place)
-    seconds, how = _seconds(tokens, recipe, facts, data, place, speed)
-    notes.append(how)
+        changes = _changes(recipe, facts, data, place, correction)[1]
+        if not changes or changes[-1].total_bytes > place.memory_available_bytes:
+            notes.append("no change of the recipe makes it fit: take a smaller base or more memory")
+    supervised = data.supervised_tokens / data.tokens
+    spent = cost(recipe, facts, tokens, supervised=supervised, place=place, speed=speed)
     return Plan(
         steps=steps,
         rows_per_step=rows_per_step,
         tokens=tokens,
         epochs=wanted_rows / data.rows,
-        seconds=seconds,
-        memory_bytes=memory,
+        seconds=spent.seconds,
+        energy_kwh=spent.energy_kwh,
+        memory_bytes=found.parts,
         memory_available_bytes=place.memory_available_bytes,
         fits=fits,
-        notes=tuple(notes),
+        notes=(*notes, *spent.notes),
+        machine=place.name,
+        micro_rows=micro_rows,
+        phases=found.phases,
+        others=found.others,
+        changes=changes,
     )
 
 
-def _targets(recipe: Recipe, facts: BaseFacts) -> tuple[LinearShape, ...]:
-    linears = adapted_linears(facts, recipe.adapter)
-    if linears:
-        return linears
+def fitting_recipe(
+    recipe: Recipe, facts: BaseFacts, data: DataSize, place: Machine, correction: int = 0
+) -> tuple[Recipe, tuple[PlanChange, ...]]:
+    """The recipe with the changes that make it fit, and what they are; none when it fits already.
+
+    Args:
+        recipe: see ``make_plan``.
+        facts: see ``make_plan``.
+        data: see ``make_plan``.
+        place: where it is to fit.
+        correction: see ``make_plan``.
+
+    Raises:
+        EnvironmentFault: no change is enough.
+    """
+    changed, changes = _changes(recipe, facts, data, place, correction)
+    least = _need_of(facts, data, place, correction)(_at_once(changed, 1)).total
+    if least > place.memory_available_bytes:
+        raise EnvironmentFault(
+            f"no change of the recipe makes it fit into {place.memory_available_bytes / 1e9:.2f} GB",
+            where="train",
+            why=f"with every change it still needs {least / 1e9:.2f} GB",
+            fix="take a smaller base, or a machine with more memory",
+        )
+    return changed, changes
+
+
+def _changes(
+    recipe: Recipe, facts: BaseFacts, data: DataSize, place: Machine, correction: int
+) -> tuple[Recipe, tuple[PlanChange, ...]]:
+    needed = _need_of(facts, data, place, correction)
+    situation = Situation(facts=facts, device=place.device, longest=data.longest)
+    return changes_until(recipe, situation, lambda made: needed(made).total, place.memory_available_bytes)
+
+
+def _need_of(facts: BaseFacts, data: DataSize, place: Machine, correction: int) -> Callable[[Recipe], Need]:
+    """Recipe -> what it needs, its ``micro_rows`` (default 1) at once."""
+
+    def needed(recipe: Recipe) -> Need:
+        fast = not _plain_reasons(recipe, facts, place.device)
+        load = _workload(recipe, data, fast=fast, gpu=place.device != "cpu")
+        return need(facts, recipe.base.quantisation, _targets(recipe, facts), load, correction=correction)
+
+    return needed
+
+
+def _at_once(recipe: Recipe, micro_rows: int) -> Recipe:
+    run = recipe.train.run.model_copy(update={"micro_rows": micro_rows})
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"run": run})})
+
+
+def _micro_rows(
+    recipe: Recipe, data: DataSize, place: Machine, rows_per_step: int, needs: Callable[[Recipe], int]
+) -> int:
+    """Rows at once: what the recipe says, else the most that helps, fits and divides a step evenly."""
+    if recipe.train.run.micro_rows is not None:
+        return recipe.train.run.micro_rows
+    a_row = max(1.0, data.tokens / data.rows)
+    helpful = TOKENS_AT_ONCE[place.device]
+    for count in range(rows_per_step, 1, -1):
+        if rows_per_step % count or count * a_row > helpful:
+            continue
+        if needs(_at_once(recipe, count)) <= place.memory_available_bytes:
+            return count
+    return 1
+
+
+def _targets(recipe: Recipe, facts: BaseFacts) -> Trained:
+    found = trained(facts, recipe.adapter)
+    if found.parameters:
+        return found
     names = sorted({shape.name.rsplit(".", 1)[-1] for shape in facts.linears})
     raise EnvironmentFault(
         "the adapter's targets match no layer of the base",
         where="adapter.targets",
         fix=f"name some of: {', '.join(names)}",
     )
-
-
-def required_bytes(memory: dict[str, int]) -> int:
-    """The part of the peak that must be there; the system may take back pages of the mapped base file."""
-    return sum(memory.values()) - memory["base_file"]
 
 
 def _plain_reasons(recipe: Recipe, facts: BaseFacts, device: str) -> list[str]:
@@ -197,11 +251,17 @@ def _plain_reasons(recipe: Recipe, facts: BaseFacts, device: str) -> list[str]:
         reasons.append(f"the device is {device}")
     if recipe.adapter.dropout > 0:
         reasons.append("adapter.dropout is above 0")
+    if recipe.adapter.trains_output:
+        reasons.append("the output layer is trained")
     return reasons
 
 
-def _workload(recipe: Recipe, data: DataSize, *, fast: bool) -> Workload:
-    """The largest micro-batch: full rows. The plain path lays a row's documents below each other, padded."""
+def _workload(recipe: Recipe, data: DataSize, *, fast: bool, gpu: bool) -> Workload:
+    """The largest micro-batch: full rows. The plain path lays a row's documents below each other, padded.
+
+    A comparison (dpo, orpo, simpo) is one document here: both its sides stand in the row and go through the model
+    together.
+    """
     train = recipe.train
     length = train.rows.max_length
     document = min(length, data.longest or length)
@@ -211,23 +271,21 @@ def _workload(recipe: Recipe, data: DataSize, *, fast: bool) -> Workload:
     if not fast:
         documents = ceil(Fraction(data.documents, data.rows)) * (train.run.micro_rows or 1)
         tokens = max(tokens, documents * document)
+    prompt = max((len(text.encode()) for text in recipe.evaluate.prompts), default=0)
     return Workload(
         tokens=tokens,
         document=document,
         fast=fast,
+        gpu=gpu,
         checkpointing=train.run.gradient_checkpointing,
-        rank=recipe.adapter.rank,
         dropout=recipe.adapter.dropout > 0,
+        dora=recipe.adapter.dora,
+        full=recipe.adapter.kind == "full",
         number_bytes=NUMBER_BYTES[recipe.base.quantisation.compute],
+        optimizer=train.finer.optimizer,
+        # a byte of a prompt is a token at worst; the template's words come on top
+        answer_tokens=prompt + 64 + recipe.evaluate.max_new_tokens if prompt else 0,
     )
-
-
-def _memory(
-    recipe: Recipe, facts: BaseFacts, linears: tuple[LinearShape, ...], load: Workload, device: str
-) -> dict[str, int]:
-    memory = parts(facts, recipe.base.quantisation, linears, load)
-    # A GPU's memory holds neither the mapped file nor Python; its own context takes the place of the process.
-    return memory if device == "cpu" else {**memory, "base_file": 0, "loading": 0}
 
 
 def _notes_on_shape(facts: BaseFacts, train: Train, rows_per_step: int, wanted_rows: int) -> list[str]:
@@ -243,56 +301,3 @@ def _notes_on_shape(facts: BaseFacts, train: Train, rows_per_step: int, wanted_r
     if left := wanted_rows % rows_per_step:
         notes.append(f"the last step has {left} of {rows_per_step} rows")
     return notes
-
-
-def _changes(
-    recipe: Recipe, facts: BaseFacts, linears: tuple[LinearShape, ...], load: Workload, place: Machine
-) -> list[str]:
-    """Changes that save at least 1 %, cheapest first, each on its own, with what the run would then need."""
-    rows = recipe.train.run.micro_rows or 1
-    half = max(1, load.tokens // 2)
-    tries = (
-        ("train.run.micro_rows: 1", replace(load, tokens=load.tokens // rows)),
-        ("train.run.gradient_checkpointing: true (about 0.7x the speed)", replace(load, checkpointing=True)),
-        ("half of train.rows.max_length", replace(load, tokens=half, document=min(load.document, half))),
-        ("half of adapter.rank", replace(load, rank=max(1, load.rank // 2))),
-    )
-    now = required_bytes(_memory(recipe, facts, linears, load, place.device))
-    needs = [
-        (words, required_bytes(_memory(recipe, facts, linears, less, place.device))) for words, less in tries
-    ]
-    return [f"with {words} it needs {need / GB:.2f} GB" for words, need in needs if need < 0.99 * now]
-
-
-def _seconds(
-    tokens: int, recipe: Recipe, facts: BaseFacts, data: DataSize, place: Machine, speed: Speed | None
-) -> tuple[float | None, str]:
-    if speed is not None and speed.tokens_per_second:
-        return tokens / speed.tokens_per_second, speed.note
-    if place.flops is not None:
-        flop = work_flop(recipe, facts, tokens, supervised=data.supervised_tokens / data.tokens)
-        return flop / place.flops, f"time from {flop:.3g} FLOP at {place.flops:.3g} FLOP/s"
-    return None, speed.note if speed is not None else "time is not estimated: no earlier run was given"
-
-
-def work_flop(recipe: Recipe, facts: BaseFacts, tokens: int, *, supervised: float) -> float:
-    """Floating-point operations of matrix products in a run.
-
-    A frozen weight costs 2 in the forward pass and 2 for the gradient of its input; its own gradient is not
-    made. An adapter's weights cost 6. Attention looks at half the row on average: 2 products forward, 4 back.
-    Checkpointing repeats the forward pass. The output layer works for supervised tokens only.
-
-    Args:
-        recipe: adapter, lengths and checkpointing.
-        facts: shapes of the base.
-        tokens: training tokens.
-        supervised: share of them that has a loss.
-    """
-    again = 1 if recipe.train.run.gradient_checkpointing else 0
-    adapter = adapter_parameters(adapted_linears(facts, recipe.adapter), recipe.adapter.rank)
-    attention = facts.layers * facts.heads * facts.head_size * recipe.train.rows.max_length
-    head = 4 * facts.vocabulary * facts.hidden * supervised
-    per_token = (
-        (4 + 2 * again) * facts.linear + (6 + 2 * again) * adapter + (6 + 2 * again) * attention + head
-    )
-    return tokens * per_token

@@ -16,6 +16,7 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from sovtune import memory
+from sovtune.adapter_shapes import trained
 from sovtune.architecture import BaseFacts, read_base_facts
 from sovtune.fastpath import attention, loss
 from sovtune.model import load_with_new_adapter
@@ -24,7 +25,7 @@ from sovtune.recipe import Recipe
 TOKENS = 96
 
 
-def recipe(engine: str, *, compute: str = "bfloat16", targets: Any = "auto") -> Recipe:
+def recipe(engine: str, *, compute: str = "bfloat16", storage: str = "nf4", **adapter: Any) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "tiny",
@@ -35,9 +36,9 @@ def recipe(engine: str, *, compute: str = "bfloat16", targets: Any = "auto") -> 
                 "model": "org/tiny",
                 "revision": "main",
                 "licence": "MIT",
-                "quantisation": {"kind": "nf4", "compute": compute},
+                "quantisation": {"kind": storage, "compute": compute},
             },
-            "adapter": {"rank": 8, "targets": targets},
+            "adapter": adapter if adapter.get("kind") == "full" else {"rank": 8, **adapter},
             "data": [{"card": "card.yaml"}],
             "train": {"epochs": 1, "run": {"engine": engine, "device": "cpu"}},
             "card": {"licence": "MIT"},
@@ -45,7 +46,7 @@ def recipe(engine: str, *, compute: str = "bfloat16", targets: Any = "auto") -> 
     )
 
 
-def tiny_base(folder: Path, kind: type[PreTrainedConfig], layers: int) -> Path:
+def tiny_base(folder: Path, kind: type[PreTrainedConfig], layers: int, *, tied: bool = True) -> Path:
     config = kind(
         hidden_size=64,
         intermediate_size=160,
@@ -55,7 +56,7 @@ def tiny_base(folder: Path, kind: type[PreTrainedConfig], layers: int) -> Path:
         head_dim=16,
         vocab_size=512,
         pad_token_id=0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
@@ -85,16 +86,21 @@ def kept_bytes(made: Recipe, folder: Path, documents: int) -> int:
 
 
 def planned_bytes(made: Recipe, facts: BaseFacts, documents: int) -> int:
-    load = memory.Workload(
+    load = workload(
         tokens=TOKENS,
         document=TOKENS // documents,
         fast=made.train.run.engine == "auto",
-        checkpointing=False,
-        rank=8,
-        dropout=False,
-        number_bytes=2,
+        dora=made.adapter.dora,
     )
-    return memory.saved_by_layer(facts, memory.adapted_linears(facts, made.adapter), load)
+    return memory.saved_by_layer(facts, trained(facts, made.adapter), load)
+
+
+def workload(**changes: Any) -> memory.Workload:
+    values = {
+        "tokens": 8, "document": 8, "fast": True, "gpu": False, "checkpointing": False, "dropout": False, "dora": False,
+        "full": False, "number_bytes": 2, "optimizer": "adamw", "answer_tokens": 0,
+    }  # fmt: skip
+    return memory.Workload(**{**values, **changes})
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])
@@ -121,13 +127,64 @@ def test_fewer_targets_keep_less_and_the_plan_knows(tmp_path: Path) -> None:
     assert three - two < planned_bytes(recipe("auto"), facts, 1)
 
 
-def test_parameters_and_adapter_are_those_of_the_loaded_model(tmp_path: Path) -> None:
-    folder = tiny_base(tmp_path, Qwen3Config, 2)
-    made, facts = recipe("auto"), read_base_facts(folder)
+@pytest.mark.parametrize("adapter", [{"dora": True}, {"init": "pissa"}, {"rank_pattern": {"q_proj": 24}}])
+def test_other_adapters_keep_what_the_plan_counts(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    made = recipe("auto", **adapter)
+    three = kept_bytes(made, tiny_base(tmp_path / "3", LlamaConfig, 3), 1)
+    two = kept_bytes(made, tiny_base(tmp_path / "2", LlamaConfig, 2), 1)
+    assert three - two == planned_bytes(made, read_base_facts(tmp_path / "3"), 1)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {},
+        {"dora": True},
+        {"layers": [1]},
+        {"rank_pattern": {"layers.0.*": 3, "down_proj": 5}},
+        {"vocabulary": "all"},
+        {"kind": "full"},
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_and_adapter_are_those_of_the_loaded_model(
+    tmp_path: Path, adapter: dict[str, Any], tied: bool
+) -> None:
+    folder = tiny_base(tmp_path, Qwen3Config, 2, tied=tied)
+    made = recipe("auto", storage="none" if adapter.get("kind") == "full" else "nf4", **adapter)
+    facts = read_base_facts(folder)
     loaded = load_with_new_adapter(made, folder)
-    linears = memory.adapted_linears(facts, made.adapter)
-    assert memory.adapter_parameters(linears, 8) == loaded.trainable_parameters
-    assert facts.parameters == loaded.total_parameters - loaded.trainable_parameters
+    found = trained(facts, made.adapter)
+    assert found.parameters == loaded.trainable_parameters
+    if made.adapter.kind == "full":
+        assert facts.parameters == loaded.total_parameters
+    elif not adapter.get("vocabulary"):
+        assert facts.parameters == loaded.total_parameters - loaded.trainable_parameters
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8", "none"])
+def test_weights_take_the_bytes_that_the_plan_counts(tmp_path: Path, kind: str) -> None:
+    """All that a loaded base keeps, quantisation constants included, within 2 % (codebooks and small buffers)."""
+    folder = tiny_base(tmp_path, LlamaConfig, 8)
+    made = recipe("auto", storage=kind, kind="lora" if kind == "none" else "qlora")
+    model = load_with_new_adapter(made, folder).model
+    held: dict[int, int] = {}
+
+    def hold(tensor: torch.Tensor | None) -> None:
+        if tensor is not None:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            continue
+        hold(parameter.data)
+        hold(getattr(parameter, "SCB", None))
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            hold(state.absmax)
+            hold(state.state2.absmax)
+    planned = memory.stored_weights(read_base_facts(folder), made.base.quantisation, workload())
+    assert sum(held.values()) == pytest.approx(sum(planned.values()), rel=0.02)
 
 
 def test_constants_are_those_of_the_fast_path() -> None:
@@ -150,7 +207,5 @@ def test_the_loss_keeps_no_more_than_planned(tmp_path: Path) -> None:
         if event.name() == "[memory]":
             live += event.nbytes()
             most = max(most, live)
-    load = memory.Workload(
-        tokens=300, document=300, fast=True, checkpointing=False, rank=8, dropout=False, number_bytes=2
-    )
+    load = workload(tokens=300, document=300)
     assert 0.9 * memory.loss_bytes(facts, load) < most <= memory.loss_bytes(facts, load)

@@ -32,7 +32,9 @@ ROOMS = {
     "families": ("families",),
     "fastpath": ("fastpath", "fastpath.*"),
     "base": ("base",),
-    "plan": ("plan", "memory", "machine", "architecture"),
+    "plan": (
+        "plan", "plan_changes", "plan_cost", "memory", "machine", "architecture", "adapter_shapes", "gpu_table",
+    ),
     "data": ("data", "data.*"),
     "model": ("model", "quantise", "weights", "adapter_setup", "adapter_start", "adapter_tokens", "adapter_files"),
     "train": ("train", "train.*"),
@@ -41,7 +43,7 @@ ROOMS = {
     "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words", "trained_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
     "doctor": ("doctor", "device_checks"),
-    "commands": ("pipeline", "check", "preview", "mixture_view", "summary", "*_command", "data_view"),
+    "commands": ("pipeline", "check", "preview", "probe", "mixture_view", "summary", "*_command", "data_view"),
     "cli": ("", "__main__", "cli", "cli_*"),
 }  # fmt: skip
 """Every module belongs to one room; ADR 0002 says why fastpath/ is one of its own."""
@@ -101,7 +103,7 @@ BETWEEN_STAGES = {
 
 HOMES = {
     "bitsandbytes": "adapter_setup fastpath.peft_layers device_checks",
-    "datasets": "data.entries data.arrow_rows train.engine",
+    "datasets": "probe data.entries data.arrow_rows train.engine",
     "filelock": "base data.gate",
     "ftfy": "data.mojibake",
     "httpx2": "base publish publish_line",
@@ -124,7 +126,7 @@ HOMES = {
     "rich": "progress preview cli_shared data_view",
     "safetensors": "adapter_files adapter_start weights",
     "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
-    "torch": "base model quantise adapter_* device_checks fastpath.* launch.processes train.* evaluate.*",
+    "torch": "probe base model quantise adapter_* device_checks fastpath.* launch.processes train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
     "typer": "cli cli_*",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovtune import memory
+from sovtune.adapter_shapes import adapted_linears, trained
 from sovtune.architecture import BaseFacts, LinearShape
 from sovtune.errors import BaseUnavailable, DataRefused, EnvironmentFault
-from sovtune.machine import Machine, group_room, this_machine
+from sovtune.machine import Machine, group_of, group_room, this_machine
 from sovtune.plan import (
     DataSize,
     Speed,
@@ -23,7 +25,6 @@ from sovtune.plan import (
     make_plan,
     previous_speed,
     read_base_facts,
-    required_bytes,
     steps_for,
     work_flop,
 )
@@ -38,7 +39,12 @@ DATA = DataSize(tokens=90_000, supervised_tokens=60_000, rows=100, documents=400
 
 
 def recipe(
-    *, adapter: dict[str, Any] | None = None, rows: dict[str, Any] | None = None, **train: Any
+    *,
+    adapter: dict[str, Any] | None = None,
+    rows: dict[str, Any] | None = None,
+    quantisation: dict[str, Any] | None = None,
+    method: str = "sft",
+    **train: Any,
 ) -> Recipe:
     run = train.pop("run", {})
     ends = {"epochs", "steps", "tokens"} & set(train)
@@ -47,12 +53,12 @@ def recipe(
             "name": "planned",
             "language": "ko",
             "seed": 1,
-            "method": "sft",
+            "method": method,
             "base": {
                 "model": "org/base",
                 "revision": "main",
                 "licence": "MIT",
-                "quantisation": {"kind": "nf4"},
+                "quantisation": quantisation or {"kind": "nf4"},
             },
             "adapter": adapter or {},
             "data": [{"card": "card.yaml"}],
@@ -67,6 +73,14 @@ def train(max_length: int = 100, micro_rows: int | None = None, **values: Any) -
     return Train.model_validate(
         {"batch_tokens": 400, **values, "rows": {"max_length": max_length}, "run": run}
     )
+
+
+def workload(**changes: Any) -> memory.Workload:
+    values = {
+        "tokens": 8, "document": 8, "fast": True, "gpu": False, "checkpointing": False, "dropout": False, "dora": False,
+        "full": False, "number_bytes": 2, "optimizer": "adamw", "answer_tokens": 0,
+    }  # fmt: skip
+    return memory.Workload(**{**values, **changes})
 
 
 def write_base(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> Path:
@@ -263,26 +277,30 @@ def test_bytes_of_a_small_model_by_hand(facts: BaseFacts) -> None:
     kept = 1000 * 64 + 5 * 64
     norms, qkv, gated = 2 * (4 * 64 + 4), 2 * (64 + 2 * 32), 3 * 2 * 160
     inputs, inner = 2 * (64 + 64 + 64 + 160), 7 * 2 * 8
+    made = {
+        "activations": 2 * (100 * (norms + qkv + gated + inputs + inner) + 2 * 4 * 100 * 100),
+        "logits": 100 * 64 * 6 + 100 * 1000 * 12 + 2 * 100 * 64 * 2,
+        "scratch": 2 * (160 * 64 + 3 * 100 * 160),
+    }
     assert plan.memory_bytes == {
-        "process": memory.PROCESS,
         "weights_4bit": round(linear * (4 + 1 / 8 + 1 / 512) / 8),
+        "weights_8bit": 0,
         "weights_16bit": 2 * kept,
+        "weights_32bit": 0,
         "adapter": 4 * adapter,
         "gradients": 4 * adapter,
         "optimizer": 8 * adapter,
-        "activations": 2 * (100 * (norms + qkv + gated + inputs + inner) + 2 * 4 * 100 * 100),
-        "loss": 100 * 64 * 6 + 100 * 1000 * 12 + 2 * 100 * 64 * 2,
-        "scratch": 2 * (160 * 64 + 3 * 100 * 160),
-        "allocator": memory.ALLOCATOR,
-        "base_file": facts.stored_bytes - 2 * kept,
-        "loading": 0,
+        **made,
+        "fragmentation": round(memory.HEAP_SHARE * sum(made.values())),
+        "runtime": memory.RUNTIME,
+        "beyond_training": 0,
     }
+    assert plan.phases["training"] == sum(plan.memory_bytes.values())
+    assert plan.phases["loading"] < plan.phases["training"]
+    assert plan.others["activations_with_checkpointing"] == made["activations"] // 2 + 2 * 100 * 2 * 64
     assert plan.tokens == 90_000
     assert plan.epochs == 1
     assert plan.fits
-    assert (
-        required_bytes(plan.memory_bytes) == sum(plan.memory_bytes.values()) - facts.stored_bytes + 2 * kept
-    )
 
 
 @pytest.mark.parametrize(
@@ -299,22 +317,69 @@ def test_nf4_weights_of_known_models(facts: BaseFacts, linear: float, total: flo
     """EXAONE-4.0-32B, A.X-4.0, A.X-4.0-Light, SOLAR-10.7B, Qwen3-32B; split measured on the meta device."""
     shape = LinearShape(name="all", outputs=1_000_000, inputs=round(linear * 1000))
     big = replace(facts, linears=(shape,), embeddings=round((total - linear) * 1e9), rest=0)
-    load = memory.Workload(
-        tokens=1, document=1, fast=True, checkpointing=False, rank=1, dropout=False, number_bytes=2
-    )
-    found = memory.parts(big, Quantisation(kind="nf4"), (), load)
+    found = memory.stored_weights(big, Quantisation(kind="nf4"), workload())
     assert (found["weights_4bit"] + found["weights_16bit"]) / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
-def test_without_double_quantisation_and_without_any(facts: BaseFacts) -> None:
-    load = memory.Workload(
-        tokens=8, document=8, fast=True, checkpointing=False, rank=1, dropout=False, number_bytes=4
-    )
-    single = memory.parts(facts, Quantisation(kind="nf4", double=False), (), load)
-    assert single["weights_4bit"] == facts.linear * 4.5 / 8
-    none = memory.parts(facts, Quantisation(kind="none", compute="float32"), (), load)
-    assert none["weights_4bit"] == none["base_file"] == none["allocator"] == 0
-    assert none["weights_32bit"] == 4 * facts.parameters
+@pytest.mark.parametrize(
+    ("quantisation", "part", "count"),
+    [
+        ({"kind": "fp4", "double": False}, "weights_4bit", lambda facts: facts.linear * 4.5 / 8),
+        (
+            {"kind": "int8"},
+            "weights_8bit",
+            lambda facts: facts.linear + 4 * 2 * (2 * 64 + 2 * 32 + 2 * 160 + 64),
+        ),
+        ({"kind": "none", "compute": "float32"}, "weights_32bit", lambda facts: 4 * facts.parameters),
+        (
+            {"kind": "nf4", "skip": ["down_proj", "layers.0.mlp.up_proj"]},
+            "weights_16bit",
+            lambda facts: 2 * (facts.embeddings + facts.rest + 3 * 64 * 160),
+        ),
+    ],
+)
+def test_weights_by_how_they_are_stored(
+    facts: BaseFacts, quantisation: dict[str, Any], part: str, count: Callable[[BaseFacts], float]
+) -> None:
+    load = workload(number_bytes=4 if "compute" in quantisation else 2)
+    assert memory.stored_weights(facts, Quantisation.model_validate(quantisation), load)[part] == count(facts)
+
+
+def test_all_weights_of_a_full_run_have_gradients_and_moments(facts: BaseFacts) -> None:
+    made = recipe(adapter={"kind": "full"}, quantisation={"kind": "none"})
+    found = make_plan(made, facts, DATA, machine=ROOMY)
+    assert found.memory_bytes["weights_32bit"] == 4 * facts.parameters
+    assert found.memory_bytes["weights_16bit"] == 2 * facts.linear  # copies for products in bf16
+    assert found.memory_bytes["adapter"] == 0
+    assert found.memory_bytes["gradients"] == 4 * facts.parameters
+    assert found.memory_bytes["optimizer"] == 8 * facts.parameters
+    assert "plain engine: the output layer is trained" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("adapter", "more"),
+    [
+        ({"dora": True}, 2 * (64 + 32 + 32 + 64 + 160 + 160 + 64)),
+        ({"vocabulary": "all"}, 1000 * 64),
+        ({"vocabulary": ["<|im_start|>", "<|im_end|>"]}, 2 * 64),
+        ({"layers": [1]}, -8 * (128 * 2 + 96 * 2 + 224 * 3)),
+        ({"rank_pattern": {"layers.1.self_attn.q_proj": 10}}, 2 * 128),
+        ({"rank_pattern": {"(q|k)_proj": 4}}, -4 * 2 * (128 + 96)),
+    ],
+)
+def test_what_an_adapter_trains(facts: BaseFacts, adapter: dict[str, Any], more: int) -> None:
+    plain = trained(facts, recipe(adapter={"rank": 8}).adapter)
+    found = trained(facts, recipe(adapter={"rank": 8, **adapter}).adapter)
+    assert found.parameters - plain.parameters == more
+
+
+def test_pissa_keeps_its_start_and_eight_bit_moments_are_small(facts: BaseFacts) -> None:
+    plain = make_plan(recipe(), facts, DATA, machine=ROOMY).memory_bytes
+    pissa = make_plan(recipe(adapter={"init": "pissa"}), facts, DATA, machine=ROOMY).memory_bytes
+    small = make_plan(recipe(finer={"optimizer": "adamw8bit"}), facts, DATA, machine=ROOMY).memory_bytes
+    assert pissa["adapter"] == 2 * plain["adapter"]
+    assert pissa["gradients"] == plain["gradients"]
+    assert small["optimizer"] == pytest.approx(plain["optimizer"] / 4, rel=0.02)
 
 
 @settings(derandomize=True, max_examples=50, deadline=None)
@@ -337,7 +402,7 @@ def test_more_of_anything_never_needs_less(
             run={"micro_rows": micro, "engine": engine, "gradient_checkpointing": checkpointing},
         )
         data = replace(DATA, longest=None)
-        return sum(make_plan(made, facts, data, machine=ROOMY).memory_bytes.values())
+        return make_plan(made, facts, data, machine=ROOMY).phases["training"]
 
     least = needs()
     assert needs(length=length + more) > least
@@ -384,9 +449,9 @@ def test_attention_blocks_by_hand() -> None:
 def test_the_plain_path_pays_for_padding_and_logits(facts: BaseFacts) -> None:
     fast = make_plan(recipe(), facts, DATA, machine=ROOMY)
     plain = make_plan(recipe(run={"engine": "plain"}), facts, DATA, machine=ROOMY)
-    assert plain.memory_bytes["loss"] > 4 * fast.memory_bytes["loss"]
+    assert plain.memory_bytes["logits"] > 4 * fast.memory_bytes["logits"]
     tokens = 4 * 700  # four documents a row, padded to the longest
-    assert plain.memory_bytes["loss"] == tokens * 64 * 6 + tokens * 1000 * 12
+    assert plain.memory_bytes["logits"] == tokens * 64 * 6 + tokens * 1000 * 12
     assert "plain engine: asked for by train.run.engine" in plain.notes
     assert not any("plain engine" in note for note in fast.notes)
 
@@ -407,32 +472,6 @@ def test_reasons_for_the_plain_path_are_told(
     assert any(note.startswith("plain engine") and words in note for note in notes)
 
 
-def test_too_little_memory_gives_changes_that_would_help(facts: BaseFacts) -> None:
-    machine = Machine(device="cpu", memory_available_bytes=memory.PROCESS)
-
-    def changes(rank: int, **run: Any) -> list[str]:
-        made = recipe(adapter={"rank": rank}, rows={"max_length": 4096}, batch_tokens=8192, run=run)
-        plan = make_plan(made, facts, DATA, machine=machine)
-        assert not plan.fits
-        found = [note for note in plan.notes if note.startswith("with ")]
-        assert all(float(note.split()[-2]) < required_bytes(plan.memory_bytes) / 1e9 for note in found)
-        return [note.split(" it needs")[0] for note in found]
-
-    checkpointing = "with train.run.gradient_checkpointing: true (about 0.7x the speed)"
-    length = "with half of train.rows.max_length"
-    assert changes(8, micro_rows=2) == ["with train.run.micro_rows: 1", checkpointing, length]
-    assert changes(8, gradient_checkpointing=True) == [length]
-    assert changes(1024) == [checkpointing, length, "with half of adapter.rank"]
-
-
-def test_pages_of_the_mapped_file_do_not_count_against_fitting(facts: BaseFacts) -> None:
-    plan = make_plan(recipe(), facts, DATA, machine=ROOMY)
-    exact = Machine(device="cpu", memory_available_bytes=required_bytes(plan.memory_bytes))
-    assert make_plan(recipe(), facts, DATA, machine=exact).fits
-    below = Machine(device="cpu", memory_available_bytes=exact.memory_available_bytes - 1)
-    assert not make_plan(recipe(), facts, DATA, machine=below).fits
-
-
 def test_targets_that_match_nothing_are_refused(facts: BaseFacts) -> None:
     with pytest.raises(EnvironmentFault, match="match no layer") as caught:
         make_plan(recipe(adapter={"targets": ["nothing"]}), facts, DATA, machine=ROOMY)
@@ -441,9 +480,9 @@ def test_targets_that_match_nothing_are_refused(facts: BaseFacts) -> None:
 
 def test_named_targets_get_an_adapter_and_no_others(facts: BaseFacts) -> None:
     made = recipe(adapter={"rank": 4, "targets": ["q_proj", "v_proj"]})
-    found = memory.adapted_linears(facts, made.adapter)
+    found = adapted_linears(facts, made.adapter)
     assert {shape.name.rsplit(".", 1)[-1] for shape in found} == {"q_proj", "v_proj"}
-    assert memory.adapter_parameters(found, 4) == 2 * 4 * (128 + 96)
+    assert trained(facts, made.adapter).parameters == 2 * 4 * (128 + 96)
 
 
 # --- data, notes, time, machine
@@ -511,6 +550,19 @@ def test_without_a_run_time_is_unknown_and_unreadable_runs_are_named(
     assert "not estimated" in make_plan(recipe(), facts, DATA, machine=ROOMY).notes[-1]
 
 
+def test_the_group_whose_memory_is_limited(tmp_path: Path) -> None:
+    """Version 1 has a tree for each controller, version 2 one for all."""
+    assert group_of(["8:memory:/job/step", "2:cpuacct,cpu:/other", "0::/"]) == "/job/step"
+    assert group_of(["0::/user.slice"]) == "/user.slice"
+    assert group_of([]) == "/"
+    group = tmp_path / "memory" / "job"
+    group.mkdir(parents=True)
+    for name, value in (("memory.limit_in_bytes", "5000"), ("memory.usage_in_bytes", "4500")):
+        (group / name).write_text(value)
+    (group / "memory.stat").write_text("total_inactive_file 300\n")
+    assert group_room(tmp_path, "/job/below") == 800
+
+
 def test_memory_limits_of_containers_count(tmp_path: Path) -> None:
     group = tmp_path / "job" / "step"
     group.mkdir(parents=True)
@@ -535,7 +587,7 @@ def test_memory_of_a_gpu_comes_from_its_driver(
     program.chmod(0o755)
     plan = make_plan(made, facts, DATA)
     assert plan.memory_available_bytes == 24_000 << 20
-    assert plan.memory_bytes["base_file"] == 0
+    assert plan.memory_bytes["runtime"] == memory.RUNTIME_GPU
     assert "plain engine: the device is cuda" in plan.notes
 
 
