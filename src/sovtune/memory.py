@@ -213,7 +213,9 @@ def saved_by_layer(facts: BaseFacts, trained: Trained, load: Workload) -> int:
         attention = width * facts.heads * probability_entries(load.tokens, load.document)
     else:
         attention = load.tokens * (width * q + FP32 * facts.heads)
-    once = (FP32 + width) * sum(shape.outputs for shape, _ in trained.layers) if load.dora and load.fast else 0
+    once = (
+        (FP32 + width) * sum(shape.outputs for shape, _ in trained.layers) if load.dora and load.fast else 0
+    )
     once += 2 * FP32 * trained.frozen_copies if load.fast else 0
     per_token += _inputs_kept(facts, trained, load) // facts.layers
     return load.tokens * per_token + attention + once // facts.layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
@@ -30,6 +30,8 @@ TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16_384}
 """Tokens that keep a device busy; more at once take memory and save no time. On a CPU a forward and backward pass has
 a fixed cost, restoring 4-bit weights above all: 512 tokens in one pass take 0.7 of the time of 4 times 128, 1,024
 hardly less per token than 2,048 (a 50M and a 135M model, scripts/bench_plan.py). On a GPU it is an assumption."""
+
+_SHARDED = dict.fromkeys(("fsdp2", "zero3"), ", counted with the whole base though each holds a part of it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ def make_plan(
         EnvironmentFault: the model type has no known targets, no layer matches, or the memory of a CUDA
             device is unknown.
     """
-    place = machine or this_machine(recipe.train.run.device)
+    place = _for_each_process(machine or this_machine(recipe.train.run.device), recipe)
     steps, rows_per_step, wanted_rows = steps_for(recipe.train, data.rows, data.tokens)
     tokens = max(1, round(Fraction(data.tokens * wanted_rows, data.rows)))
     needed = _need_of(facts, data, place, correction)
@@ -137,6 +139,8 @@ def make_plan(
     notes = [data.estimated] if data.estimated else []
     notes += [f"plain engine: {reason}" for reason in _plain_reasons(recipe, facts, place.device)]
     notes += _notes_on_shape(facts, recipe.train, rows_per_step, wanted_rows)
+    if recipe.launch.processes > 1:
+        notes.append("memory is that of one process" + _SHARDED.get(recipe.launch.strategy, ""))
     changes: tuple[PlanChange, ...] = ()
     if not fits:
         changes = _changes(recipe, facts, data, place, correction)[1]
@@ -161,6 +165,13 @@ def make_plan(
         others=found.others,
         changes=changes,
     )
+
+
+def _for_each_process(place: Machine, recipe: Recipe) -> Machine:
+    """What one process has: those on a machine share its main memory, but each has a GPU of its own."""
+    if place.device != "cpu":
+        return place
+    return replace(place, memory_available_bytes=place.memory_available_bytes // recipe.launch.processes)
 
 
 def fitting_recipe(
@@ -217,13 +228,17 @@ def _at_once(recipe: Recipe, micro_rows: int) -> Recipe:
 def _micro_rows(
     recipe: Recipe, data: DataSize, place: Machine, rows_per_step: int, needs: Callable[[Recipe], int]
 ) -> int:
-    """Rows at once: what the recipe says, else the most that helps, fits and divides a step evenly."""
+    """Rows at once: what the recipe says, else the most that helps, fits and divides a step evenly.
+
+    Several processes each get the same number of these micro-batches.
+    """
     if recipe.train.run.micro_rows is not None:
         return recipe.train.run.micro_rows
+    world = recipe.launch.processes * recipe.launch.nodes
     a_row = max(1.0, data.tokens / data.rows)
     helpful = TOKENS_AT_ONCE[place.device]
     for count in range(rows_per_step, 1, -1):
-        if rows_per_step % count or count * a_row > helpful:
+        if rows_per_step % (count * world) or count * a_row > helpful:
             continue
         if needs(_at_once(recipe, count)) <= place.memory_available_bytes:
             return count

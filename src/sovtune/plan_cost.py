@@ -67,7 +67,7 @@ def cost(
         speed: measured on this machine.
     """
     if speed is not None and speed.tokens_per_second:
-        seconds: float | None = tokens / speed.tokens_per_second
+        seconds = tokens / speed.tokens_per_second
         notes, watts = [speed.note], speed.watts
     elif place.flops is not None:
         flop = work_flop(recipe, facts, tokens, supervised=supervised)

@@ -209,7 +209,12 @@ class _KeepRows:
 
 
 class RecoveringTrainer(SFTTrainer):  # type: ignore[misc]
-    """A trainer that does a step again in smaller pieces when memory runs out in it."""
+    """A trainer that does a step again in smaller pieces when memory runs out in it.
+
+    Processes that hold parts of one model (``sharded``) meet in every layer: one of them cannot do a step again alone.
+    """
+
+    sharded = False
 
     def __init__(self, *, recovery: Recovery, counts: StepCounts, **kwargs: Any):
         self.recovery = recovery
@@ -228,7 +233,7 @@ class RecoveringTrainer(SFTTrainer):  # type: ignore[misc]
         return batches, items
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | float | None = None
     ) -> Tensor:
         """Forward and backward pass of a micro-batch, whole or in pieces; the loss of all of it.
 
@@ -249,7 +254,7 @@ class RecoveringTrainer(SFTTrainer):  # type: ignore[misc]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.accelerator.num_processes > 1:  # the other processes would wait for ever
+                if self.sharded:
                     raise out_of_memory(first_line(error)) from error
             else:
                 return loss
@@ -258,7 +263,7 @@ class RecoveringTrainer(SFTTrainer):  # type: ignore[misc]
             again, batch = self._step_rows, None
 
     def _in_pieces(
-        self, model: Any, rows: Sequence[Row], batch: dict[str, Any] | None, items: Tensor | int | None
+        self, model: Any, rows: Sequence[Row], batch: dict[str, Any] | None, items: Tensor | float | None
     ) -> Tensor:
         if self.recovery.kept.level == 0 and batch is not None:
             whole: Tensor = super().training_step(model, batch, items)

@@ -12,42 +12,60 @@ from sovtune.train.group import Group
 from sovtune.train.out_of_memory import RecoveringTrainer
 
 
+def cut_step(num_rows: int, micro_rows: int, world: int) -> list[range]:
+    """The rows of a step in micro-batches of nearly equal size, one after the other.
+
+    Their number is a multiple of ``world`` where there are enough rows, so that processes do equal work.
+
+    Args:
+        num_rows: rows of the step.
+        micro_rows: most rows of a micro-batch.
+        world: processes.
+    """
+    wanted = -(-num_rows // micro_rows)
+    count = min(-(-wanted // world) * world, num_rows)
+    bounds = [num_rows * index // count for index in range(count + 1)]
+    return [range(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
 def shared_batches(
     num_rows: int, *, rows_per_step: int, micro_rows: int, group: Group, equal: bool
 ) -> list[list[int]]:
     """The micro-batches of one process, step after step: indices of rows.
 
     The micro-batches of a step are dealt out in turn, so that all processes together read the rows of every step that
-    one process would read. Every process has one in every step, and the same number in all but the last step.
+    one process would read.
 
     Args:
         num_rows: rows in training order.
         rows_per_step: of all processes together.
-        micro_rows: rows of a micro-batch.
+        micro_rows: most rows of a micro-batch.
         group: this process and the others.
         equal: refuse steps in which processes have different numbers of micro-batches (sharded models meet in each).
 
     Raises:
-        UsageError: some step has too few micro-batches for all processes.
+        UsageError: some step has too few rows for all processes.
     """
     mine: list[list[int]] = []
     for start in range(0, num_rows, rows_per_step):
-        end = min(start + rows_per_step, num_rows)
-        pieces = [list(range(at, min(at + micro_rows, end))) for at in range(start, end, micro_rows)]
-        if len(pieces) < group.world or (equal and len(pieces) % group.world):
-            last = end - start < rows_per_step
-            raise UsageError(
-                f"{'the last step' if last else 'a step'} has {len(pieces)} micro-batches "
-                f"for {group.world} processes",
-                where="launch.processes",
-                why="each process needs the same number of them" if equal else "each process needs one",
-                fix=f"set train.steps to {num_rows // rows_per_step} instead of epochs"
-                if last and num_rows >= rows_per_step
-                else f"set train.batch_tokens to a multiple of {group.world} times train.rows.max_length "
-                "(and times train.run.micro_rows), or use fewer processes",
-            )
-        mine += pieces[group.rank :: group.world]
+        rows = min(rows_per_step, num_rows - start)
+        pieces = cut_step(rows, micro_rows, group.world)
+        if rows < group.world or (equal and len(pieces) % group.world):
+            raise _cannot_share(rows, num_rows, rows_per_step, group.world)
+        mine += [[start + row for row in piece] for piece in pieces[group.rank :: group.world]]
     return mine
+
+
+def _cannot_share(rows: int, num_rows: int, rows_per_step: int, world: int) -> UsageError:
+    last = rows < rows_per_step and num_rows > rows_per_step
+    return UsageError(
+        f"{'the last step' if last else 'a step'} has {rows} rows for {world} processes",
+        where="launch.processes",
+        why="each process needs a part of every step, with fsdp2 and zero3 parts of the same size",
+        fix=f"write `train.steps: {num_rows // rows_per_step}` instead of epochs, or use fewer processes"
+        if last
+        else f"make train.batch_tokens a multiple of {world} times train.rows.max_length, or use fewer processes",
+    )
 
 
 class SharingTrainer(RecoveringTrainer):
@@ -79,7 +97,7 @@ class SharingTrainer(RecoveringTrainer):
         return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | float | None = None
     ) -> Tensor:
         """A micro-batch of this process; after the last one of a step all processes hold the same gradients.
 
@@ -103,4 +121,4 @@ class SharingTrainer(RecoveringTrainer):
 
 def micro_batches_per_step(rows_per_step: int, micro_rows: int, group: Group) -> int:
     """How many micro-batches of a full step this process has."""
-    return len(range(group.rank, -(-rows_per_step // micro_rows), group.world))
+    return len(cut_step(rows_per_step, micro_rows, group.world)[group.rank :: group.world])
