@@ -31,6 +31,7 @@ from sovtune.cli_shared import (
     run_upto,
 )
 from sovtune.errors import SovtuneError, UsageError
+from sovtune.launch.messages import tell_starter
 
 app = typer.Typer(
     name="sovtune",
@@ -54,6 +55,8 @@ def main() -> NoReturn:
     except SovtuneError as error:
         if debug:
             raise
+        if tell_starter(error):
+            sys.exit(error.exit_code)
         _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of a pipe left: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,8 +49,13 @@ def make_reporter(quiet: bool) -> Reporter:
     return Reporter(Console(stderr=True), quiet=quiet)
 
 
-def close_network(endpoints: Iterable[str], ray_address: str | None = None) -> None:
-    """Environment and allow-list before anything heavy is imported; talk of dependencies stays off the terminal."""
+def close_network(
+    endpoints: Iterable[str], ray_address: str | None = None, *, with_itself: bool = False
+) -> None:
+    """Environment and allow-list before anything heavy is imported; talk of dependencies stays off the terminal.
+
+    Processes that train together look up the name of their own machine (``with_itself``).
+    """
     import logging
     import warnings
 
@@ -58,7 +64,8 @@ def close_network(endpoints: Iterable[str], ray_address: str | None = None) -> N
 
     hosts = allowed_hosts(endpoints)
     air_gap_environment(offline=not hosts)
-    guard_egress({*hosts, ray_host(ray_address)} if ray_address else hosts)
+    named = {ray_host(ray_address)} if ray_address else set()
+    guard_egress({*hosts, *named, *({gethostname()} if with_itself else ())})
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # It reports the optional package `kernels` as missing.
@@ -90,7 +97,8 @@ def open_recipe(
         endpoints += hub_of_environment() or ([] if mirrors else [PUBLIC_HUB])
     if publishes and loaded.recipe.publish and loaded.recipe.publish.endpoint:
         endpoints.append(loaded.recipe.publish.endpoint)
-    close_network(endpoints, loaded.recipe.launch.ray_address)
+    launch = loaded.recipe.launch
+    close_network(endpoints, launch.ray_address, with_itself=launch.world > 1)
     return loaded
 
 
@@ -107,9 +115,12 @@ def run_upto(
 ) -> Path:
     """Run the stages of a recipe up to one of them; returns the run folder."""
     from sovtune import pipeline
+    from sovtune.train_command import RunOptions
 
     loaded = open_recipe(recipe, sets, publishes=upto == "publish", offline=offline)
-    options = pipeline.RunOptions(runs_dir=runs_dir, upto=upto, restart=restart, offline=offline, **more)
+    options = RunOptions(
+        runs_dir=runs_dir, upto=upto, restart=restart, offline=offline, quiet=quiet, sets=tuple(sets), **more
+    )
     with make_reporter(quiet) as report:
         return pipeline.run(loaded, options, report).path
 

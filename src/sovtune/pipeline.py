@@ -3,59 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
-from sovtune.base import ResolvedBase, cache_home, hash_file, resolve
-from sovtune.errors import EnvironmentFault, UsageError
+from sovtune.base import ResolvedBase, cache_home, resolve
+from sovtune.errors import EnvironmentFault
+from sovtune.launch.messages import is_worker, started_here
 from sovtune.progress import Reporter, duration, size
-from sovtune.recipe import Recipe
 from sovtune.recipe_file import LoadedRecipe
 from sovtune.records import (
     BaseRecord,
     CardReport,
     DataReport,
     EvalReport,
-    FileHash,
     Plan,
     PublishReceipt,
     TrainReport,
     from_json,
 )
 from sovtune.runs import RunFolder, open_run, write_atomic
+from sovtune.train_command import (
+    RunOptions,
+    State,
+    beginning,
+    check_place,
+    check_same_lock,
+    check_visible,
+    train,
+)
 
 if TYPE_CHECKING:
-    from sovtune.data.prepare import PreparedData
-    from sovtune.model import LoadedModel
+    from sovtune.train.group import Group
 
 STAGES = ("data", "plan", "train", "evaluate", "card", "publish")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How a run was asked for."""
-
-    runs_dir: Path
-    upto: str = "publish"
-    restart: bool = False
-    resume: bool = True
-    offline: bool = False
-    redo: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _State:
-    """What the stages of one call share; the model is loaded at most once."""
-
-    recipe: Recipe
-    base: ResolvedBase
-    data: PreparedData
-    folder: RunFolder
-    fingerprint: str
-    options: RunOptions
-    report: Reporter
-    loaded: LoadedModel | None = None
 
 
 def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolder:
@@ -64,20 +46,54 @@ def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolde
     Raises:
         SovtuneError: with what happened, where, why and the next command.
     """
+    if is_worker():
+        return _run_in_group(loaded, options, report)
     from sovtune.data.caches import held
 
+    if "train" in STAGES[: STAGES.index(options.upto) + 1]:
+        check_place(loaded.recipe)
     state = _open(loaded, options, report)
     with held(state.data.rows_file.parent):
         _do_stages(state, options, report)
     return state.folder
 
 
-def _do_stages(state: _State, options: RunOptions, report: Reporter) -> None:
+def _run_in_group(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolder:
+    """As one of several processes: the first opens the run and does all stages, the others train with it.
+
+    Raises:
+        EnvironmentFault: a process does not see what the first one prepared.
+    """
+    from sovtune.data.caches import held
+    from sovtune.train.group import joined
+
+    with joined(loaded.recipe.launch.world) as group:
+        quietly = Reporter(report.console, quiet=True)
+        talk = report if group.leads and not started_here() else quietly
+        if group.leads:
+            state = _open(loaded, options, talk)
+            with held(state.data.rows_file.parent):
+                _do_stages(state, replace(options, upto="plan"), talk)
+                prepared = group.from_lead((state.folder.path.absolute(), state.data.rows_file))
+        else:
+            prepared = group.from_lead((Path(), Path()))
+            check_visible(*prepared, host=gethostname())
+            state = _open(loaded, options, talk, beside=group)
+        state.group, state.report = group, report if group.leads else quietly
+        with held(state.data.rows_file.parent):
+            if group.leads:
+                _do_stages(state, options, report)
+            elif state.folder.load("train", TrainReport) is None:
+                train(state)
+    return state.folder
+
+
+def _do_stages(state: State, options: RunOptions, report: Reporter) -> None:
     for name in options.redo:
         state.folder.forget(*STAGES[STAGES.index(name) :])
     steps = {
         "plan": _plan,
-        "train": _train,
+        "train": train,
         "evaluate": _evaluate,
         "card": _card,
         "publish": _publish,
@@ -111,8 +127,10 @@ def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> Resolv
     return base
 
 
-def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State:
-    """Resolve the base, prepare data, lock both, open the run folder."""
+def _open(
+    loaded: LoadedRecipe, options: RunOptions, report: Reporter, *, beside: Group | None = None
+) -> State:
+    """Resolve the base, prepare data, lock both, open the run folder (``beside`` another process: read it)."""
     from sovtune.data.card import load_card
     from sovtune.data.permission import enforce, place_in
     from sovtune.data.prepare import GATE, prepare
@@ -134,17 +152,21 @@ def _open(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> _State
     )
     _tell_data(data.report, replay_note(loaded.recipe, recipe), report)
     facts = locked_facts(base.record, data.report)
-    if beginning := _beginning(recipe):
-        facts["continue_from"] = {file.path: file.sha256 for file in beginning}
+    if earlier := beginning(recipe):
+        facts["continue_from"] = {file.path: file.sha256 for file in earlier}
     lock = lock_text(loaded, facts)
+    fingerprint = hashlib.sha256(lock.encode()).hexdigest()
+    if beside is not None:
+        folder = RunFolder(options.runs_dir / loaded.recipe.name)
+        check_same_lock(folder.path, lock)
+        return State(recipe, base, data, folder, fingerprint, options, report, loaded.path)
     folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
     folder.save("base", base.record)
     folder.save("data", data.report)
     gate = data.rows_file.with_name(GATE)
     if gate.is_file():
         _show_gate(folder.path, gate.read_text(encoding="utf-8"), report)
-    fingerprint = hashlib.sha256(lock.encode()).hexdigest()
-    return _State(recipe, base, data, folder, fingerprint, options, report)
+    return State(recipe, base, data, folder, fingerprint, options, report, loaded.path)
 
 
 def _show_gate(run_dir: Path, text: str, report: Reporter) -> None:
@@ -195,7 +217,7 @@ def _tell_data(data: DataReport, note: str | None, report: Reporter) -> None:
         report.say(f"note: {note}")
 
 
-def _plan(state: _State) -> None:
+def _plan(state: State) -> None:
     from sovtune.plan import make_plan, previous_speed, read_base_facts
     from sovtune.plan_command import data_size
 
@@ -219,119 +241,7 @@ def _plan(state: _State) -> None:
     state.folder.save("plan", plan)
 
 
-def _beginning(recipe: Recipe) -> tuple[FileHash, ...]:
-    """The files of the earlier adapter that training begins with, hashed; none without ``continue_from``.
-
-    Raises:
-        UsageError: the folder holds no adapter.
-    """
-    from sovtune.adapter_files import CONFIG, WEIGHTS, read_config
-
-    if recipe.adapter.continue_from is None:
-        return ()
-    folder = Path(recipe.adapter.continue_from)
-    read_config(folder)
-    return tuple(_hashed(folder / name) for name in (CONFIG, WEIGHTS))
-
-
-def _hashed(path: Path) -> FileHash:
-    return FileHash(path=path.name, bytes=path.stat().st_size, sha256=hash_file(path))
-
-
-def _load_for_training(state: _State) -> LoadedModel:
-    from sovtune.model import load_with_new_adapter, pick_device
-    from sovtune.train.settings import check_settings
-
-    if state.loaded is None:
-        check_settings(state.recipe, pick_device(state.recipe.train.run.device))
-        state.report.say("loading the base")
-        state.loaded = load_with_new_adapter(state.recipe, state.base.folder)
-        for note in state.loaded.notes:
-            state.report.say(note)
-    return state.loaded
-
-
-def _train(state: _State) -> None:
-    from sovtune.data.arrow_rows import load_rows
-    from sovtune.data.pack import training_order
-    from sovtune.plan import steps_for
-    from sovtune.plan_changes import with_values
-    from sovtune.train import checkpoints, engine
-    from sovtune.train.watch import StepMetrics
-
-    plan = state.folder.need("plan", Plan)
-    home = state.folder.path / engine.CHECKPOINTS
-    if not state.options.resume and checkpoints.newest(home, fingerprint=state.fingerprint) is not None:
-        raise UsageError(
-            "this run was interrupted and has checkpoints",
-            where=str(home),
-            fix="add --resume to go on from the last one, or --restart to begin anew",
-        )
-    model = _load_for_training(state)
-    data = state.data.report
-    wanted = steps_for(state.recipe.train, data.rows, data.tokens).wanted_rows
-    order = training_order(data.rows, wanted, state.recipe.seed)
-
-    def progress(metrics: StepMetrics, of: int) -> None:
-        left = state.report.seconds_left(metrics.step, of, metrics.seconds)
-        speed = metrics.tokens / metrics.seconds
-        detail = (
-            f"loss {metrics.loss:.3f}  {speed:.0f} tokens/s  {left} left  memory {size(metrics.rss_bytes)}"
-        )
-        state.report.update(metrics.step, of, detail)
-
-    job = engine.TrainJob(
-        recipe=with_values(state.recipe, {"train.run.micro_rows": plan.micro_rows}),
-        rows=load_rows(state.data.rows_file).select(order),
-        steps=plan.steps,
-        rows_per_step=plan.rows_per_step,
-        tokenizer_folder=state.base.folder,
-        run_dir=state.folder.path,
-        fingerprint=state.fingerprint,
-        progress=progress,
-        say=state.report.say,
-        tick=lambda what, done, of: state.report.update(done, of, what),
-    )
-    outcome = engine.run(job, model, resume=True)
-    record = _train_report(state.recipe, model, outcome)
-    state.folder.save("train", record)
-    state.report.say(
-        f"loss {record.first_loss:.3f} -> {record.mean_loss_last_10:.3f}, {record.tokens_per_second:.0f} tokens/s, "
-        f"{duration(record.seconds)}, peak memory {size(record.peak_rss_bytes)}"
-    )
-
-
-def _train_report(recipe: Recipe, model: LoadedModel, outcome: Any) -> TrainReport:
-    from sovtune.train.engine import versions
-
-    history = outcome.history
-    last_ten = [metrics.loss for metrics in history[-10:]]
-    return TrainReport(
-        steps=history[-1].step,
-        tokens=history[-1].tokens,
-        supervised_tokens=history[-1].supervised_tokens,
-        seconds=outcome.seconds,
-        tokens_per_second=history[-1].tokens / outcome.seconds,
-        first_loss=history[0].loss,
-        last_loss=history[-1].loss,
-        mean_loss_last_10=sum(last_ten) / len(last_ten),
-        trainable_parameters=model.trainable_parameters,
-        total_parameters=model.total_parameters,
-        peak_rss_bytes=outcome.peak_rss_bytes,
-        device=model.device,
-        engine="fast" if model.fast else "plain",
-        engine_notes=model.notes,
-        targets=model.targets,
-        resumed_from=() if outcome.resumed_from is None else (outcome.resumed_from,),
-        adapter_files=tuple(_hashed(path) for path in sorted(outcome.adapter.iterdir())),
-        versions=versions(),
-        started_at=outcome.started_at,
-        events=outcome.events,
-        continued_from=_beginning(recipe),
-    )
-
-
-def _evaluate(state: _State) -> None:
+def _evaluate(state: State) -> None:
     from sovtune.data.template import read_format
     from sovtune.evaluate.compare import evaluate, prepare_attention
     from sovtune.model import load_trained
@@ -362,7 +272,7 @@ def _evaluate(state: _State) -> None:
             state.report.say(f"gate failed: {gate.name}, measured {gate.measured:+.2f} %")
 
 
-def _card(state: _State) -> None:
+def _card(state: State) -> None:
     from sovtune.card import write_card
     from sovtune.report import write_report
 
@@ -372,7 +282,7 @@ def _card(state: _State) -> None:
     state.report.say("README.md and report.html written from the records")
 
 
-def _publish(state: _State) -> None:
+def _publish(state: State) -> None:
     from sovtune.publish import publish
 
     section = state.recipe.publish

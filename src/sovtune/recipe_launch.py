@@ -49,9 +49,21 @@ class Launch(Section):
     setup: tuple[Text, ...] = Field(default=(), max_length=32)
     """For slurm and skypilot: shell lines before training, such as `module load cuda`."""
 
+    @property
+    def world(self) -> int:
+        """Training processes on all nodes together."""
+        return self.processes * self.nodes
+
     def _ray_address_is_for_ray(self) -> Conflict | None:
         if self.ray_address is not None and self.data_engine != "ray":
             return Conflict("this is read only with `data_engine: ray`", ("ray_address",))
         return None
 
-    rules = (_ray_address_is_for_ray,)
+    def _parts_need_processes(self) -> Conflict | None:
+        if self.strategy != "ddp" and self.world == 1:
+            return Conflict(
+                f"{self.strategy} shares the base among processes, and there is one", ("strategy",)
+            )
+        return None
+
+    rules = (_ray_address_is_for_ray, _parts_need_processes)

@@ -72,7 +72,7 @@ MAY_USE = {
     "doctor": "errors base plan network",
     "commands": "errors records yaml recipe licences network progress runs base plan data model train launch "
     "evaluate card publish",
-    "cli": "errors network progress recipe runs data publish doctor commands",
+    "cli": "errors network progress recipe runs data publish launch doctor commands",
 }
 """Room -> rooms it may import from, besides itself."""
 
@@ -126,7 +126,7 @@ HOMES = {
     "rich": "progress preview cli_shared data_view",
     "safetensors": "adapter_files adapter_start weights",
     "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
-    "torch": "probe base model quantise adapter_* device_checks fastpath.* launch.processes train.* evaluate.*",
+    "torch": "probe base model quantise adapter_* device_checks fastpath.* launch.processes train_command train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
     "typer": "cli cli_*",

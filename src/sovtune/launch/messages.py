@@ -27,6 +27,11 @@ def is_first_worker() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def started_here() -> bool:
+    """Whether sovtune itself started this process, on this machine, and tells what goes wrong."""
+    return is_worker() and STARTED_HERE in os.environ
+
+
 def tell_starter(error: SovtuneError) -> bool:
     """Write an error where torchrun looks for it; returns whether sovtune is there to tell it to the user."""
     file = os.environ.get(ERROR_FILE)
@@ -38,7 +43,7 @@ def tell_starter(error: SovtuneError) -> bool:
         "extraInfo": {"timestamp": str(int(time.time())), "sovtune": [type(error).__name__, parts]},
     }
     Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
-    return STARTED_HERE in os.environ
+    return started_here()
 
 
 def error_of(told: Iterable[Mapping[str, Any]], exit_code: int) -> SovtuneError:

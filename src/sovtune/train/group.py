@@ -95,9 +95,10 @@ class Group:
             with _named_faults():
                 dist.all_reduce(flat)
             flat /= self.world
-            parts = flat.split([gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            start = 0
+            for gradient in bucket:
+                gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+                start += gradient.numel()
 
 
 ALONE = Group()

@@ -123,6 +123,48 @@ def trainer_settings(
         "max_length": None,
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
+        **sharding_settings(recipe, device),
+    }
+
+
+def sharding_settings(recipe: Recipe, device: str) -> dict[str, Any]:
+    """What the trainer is told about the strategy: nothing for ddp, FSDP version 2, or a DeepSpeed configuration.
+
+    FSDP2 keeps a part of every layer in each process and writes whole weights into checkpoints, so that another
+    number of processes can read them.
+    """
+    if recipe.launch.strategy == "fsdp2":
+        config = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "reshard_after_forward": True,
+            "state_dict_type": "FULL_STATE_DICT",
+        }
+        return {"fsdp": True, "fsdp_config": config}
+    if recipe.launch.strategy == "zero3":
+        return {"deepspeed": deepspeed_config(recipe, device)}
+    return {}
+
+
+def deepspeed_config(recipe: Recipe, device: str) -> dict[str, Any]:
+    """DeepSpeed's own configuration for ZeRO stage 3; `auto` is filled in by transformers from the settings above.
+
+    The optimizer is ours (torch's AdamW), as with the other strategies; checkpoints gather the parts of the weights.
+    """
+    bf16 = device == "cuda" and recipe.base.quantisation.compute == "bfloat16"
+    return {
+        "bf16": {"enabled": bf16},
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": True,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "train_batch_size": "auto",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +26,7 @@ def cut_step(num_rows: int, micro_rows: int, world: int) -> list[range]:
     wanted = -(-num_rows // micro_rows)
     count = min(-(-wanted // world) * world, num_rows)
     bounds = [num_rows * index // count for index in range(count + 1)]
-    return [range(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(bounds)]
 
 
 def shared_batches(
