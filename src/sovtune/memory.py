@@ -34,11 +34,17 @@ RUNTIME_GPU = 600_000_000
 (arXiv 2305.14314) counts for a 7B model, 660 are not weights by our count."""
 LOADING = 64 << 20
 """Bytes that loading holds beside the weights: sovtune.weights gives memory back that often."""
-HEAP_SHARE, HEAP_FIXED, HEAP_LAYER, HEAP_FLOOR = 0.45, 60_000_000, 6_000_000, 0.15
+HEAP_SHARE, HEAP_FIXED, HEAP_LAYER, HEAP_LAYER_PLAIN, HEAP_FLOOR = (
+    0.45,
+    60_000_000,
+    6_000_000,
+    9_000_000,
+    0.15,
+)
 """Freed memory that glibc's heap cannot give back between live tensors: a share of what a step without checkpointing
 makes, up to a bound that grows with the layers, each of which leaves its own holes; but no less than a share of the
-activations of all layers. Checkpointing frees memory and leaves the holes. 20 peaks of models of 8, 24 and 30 layers
-with 128 to 4,096 tokens at once gave 0 to 600 MB (scripts/bench_plan.py)."""
+activations of all layers. Checkpointing frees memory and leaves the holes. Fitted to the grid of scripts/bench_plan.py:
+0 to 600 MB in models of 8, 24 and 30 layers with 128 to 4,096 tokens at once."""
 CACHE_GPU = 0.06
 """What CUDA's caching allocator holds beyond live tensors, as a share of what is made while training; not measured
 here."""
@@ -174,7 +180,7 @@ def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Wor
     if load.gpu:
         return round(CACHE_GPU * sum(made.values()))
     share = HEAP_SHARE * (whole + made["logits"] + made["scratch"])
-    bound = HEAP_FIXED + HEAP_LAYER * facts.layers
+    bound = HEAP_FIXED + (HEAP_LAYER if load.fast else HEAP_LAYER_PLAIN) * facts.layers
     return round(max(min(share, bound), HEAP_FLOOR * whole))
 
 
