@@ -23,6 +23,8 @@ from sovtune.cli_shared import (
     Sets,
     close_network,
     hub_of_environment,
+    launched,
+    make_options,
     make_reporter,
     open_recipe,
     print_json,
@@ -175,6 +177,13 @@ def train(
     sets: Sets = [],  # noqa: B006
     runs_dir: RunsDir = RUNS,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            "--launch", metavar="WITH", help="slurm or skypilot: write the job. ray: run on a cluster."
+        ),
+    ] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Also start the job that --launch wrote.")] = False,
     restart: Restart = False,
     offline: Offline = False,
     quiet: Quiet = False,
@@ -183,10 +192,24 @@ def train(
     """Train the adapter (after preparing data if need be).
 
     Example:  sovtune train recipes/quickstart-ko.yaml --resume
+
+    Example:  sovtune train recipes/quickstart-ko.yaml --launch slurm --submit
     """
-    run_dir = run_upto(
-        recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume
-    )
+    if launch is None:
+        if submit:
+            raise UsageError(
+                "--submit starts a job, and no job was asked for", fix="add --launch slurm or skypilot"
+            )
+        run_dir = run_upto(
+            recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume
+        )
+    else:
+        options = make_options(
+            runs_dir, "train", sets, quiet=quiet, restart=restart, offline=offline, resume=True
+        )
+        run_dir = launched(recipe, options, launch, submit=submit, as_json=as_json)
+        if launch != "ray":
+            return
     if as_json:
         record = read_values(run_dir, "train.json")
         keys = ("steps", "tokens", "tokens_per_second", "peak_rss_bytes")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sovtune.progress import Reporter
     from sovtune.recipe_file import LoadedRecipe
+    from sovtune.train_command import RunOptions
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")]
 Sets = Annotated[
@@ -102,6 +103,40 @@ def open_recipe(
     return loaded
 
 
+def make_options(runs_dir: Path, upto: str, sets: list[str], **more: Any) -> RunOptions:
+    """How a run was asked for."""
+    from sovtune.train_command import RunOptions
+
+    return RunOptions(runs_dir=runs_dir, upto=upto, sets=tuple(sets), **more)
+
+
+def launched(recipe: Path, options: RunOptions, launcher: str, *, submit: bool, as_json: bool) -> Path:
+    """Train on Ray, or write a job (and submit it) and print where it is; returns the run folder.
+
+    Raises:
+        UsageError: there is no such launcher, or a job cannot begin anew by itself.
+    """
+    from sovtune.errors import UsageError
+    from sovtune.launch_command import check_launcher, train_with_ray, write_job
+
+    check_launcher(launcher)
+    if launcher == "ray" and submit:
+        raise UsageError("--launch ray starts the run by itself", fix="leave --submit out")
+    if launcher != "ray" and options.restart:
+        raise UsageError(
+            "a job that is stopped and started again goes on; it cannot begin anew each time",
+            fix="remove the old run folder or give the recipe another name",
+        )
+    loaded = open_recipe(recipe, options.sets, offline=options.offline)
+    with make_reporter(options.quiet) as report:
+        if launcher == "ray":
+            return train_with_ray(loaded, options, report)
+        path = write_job(launcher, loaded, options, report, submit=submit)
+    if as_json:
+        print_json({"job": str(path), "submitted": submit})
+    return path.parent.parent
+
+
 def run_upto(
     recipe: Path,
     sets: list[str],
@@ -115,12 +150,9 @@ def run_upto(
 ) -> Path:
     """Run the stages of a recipe up to one of them; returns the run folder."""
     from sovtune import pipeline
-    from sovtune.train_command import RunOptions
 
     loaded = open_recipe(recipe, sets, publishes=upto == "publish", offline=offline)
-    options = RunOptions(
-        runs_dir=runs_dir, upto=upto, restart=restart, offline=offline, quiet=quiet, sets=tuple(sets), **more
-    )
+    options = make_options(runs_dir, upto, sets, quiet=quiet, restart=restart, offline=offline, **more)
     with make_reporter(quiet) as report:
         return pipeline.run(loaded, options, report).path
 

@@ -46,6 +46,10 @@ class Launch(Section):
     """For slurm: the account that pays."""
     accelerators: Text | None = None
     """For skypilot: kind and number of GPUs of a node, such as `L4:1`."""
+    storage: str | None = Field(
+        default=None, pattern=r"^[a-z0-9]+://\S+$", json_schema_extra=form("an address such as s3://bucket")
+    )
+    """For skypilot: where its machines keep runs and caches; else a machine that is taken away takes them along."""
     setup: tuple[Text, ...] = Field(default=(), max_length=32)
     """For slurm and skypilot: shell lines before training, such as `module load cuda`."""
 

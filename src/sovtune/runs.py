@@ -13,6 +13,8 @@ from sovtune.records import read_record, to_json
 R = TypeVar("R")
 
 LOCK = "recipe.lock.yaml"
+LAUNCH = "launch"
+"""Folder of a run for the jobs that start it; it may be there before the run is."""
 RECORD_FILES = {
     "base": "model.json",
     "data": "data.json",
@@ -99,7 +101,7 @@ def open_run(runs_dir: Path, name: str, lock: str, *, restart: bool) -> RunFolde
                 f"{folder} holds a run that differs from this one",
                 why="; ".join(differences(old, lock)),
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(entry.name != LAUNCH for entry in folder.iterdir()):
         raise RunConflict(f"{folder} is not empty and holds no run of sovtune")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(lock_file, lock)

@@ -121,6 +121,7 @@ launch:
   partition: gpu
   account: ko-models
   accelerators: L4:1
+  storage: s3://models
   setup: [module load cuda]
 
 evaluate:

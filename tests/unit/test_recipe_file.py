@@ -528,7 +528,7 @@ FIELDS = {
     "Override": "refusal name reason",
     "Preference": "beta margin label_smoothing sft_weight desirable_weight undesirable_weight",
     "Launch": "processes nodes strategy data_engine data_workers ray_address time_limit partition account accelerators "
-    "setup",
+    "storage setup",
     "HeldOut": "card role max_documents",
     "Curate": "check_language min_language_share tashkeel tatweel visual_order chinese quality duplicates "
     "duplicate_threshold personal_data secrets contamination",

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
@@ -220,7 +221,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         checkpoints.prune(home, self.keep_checkpoints)
 
     def catch_interrupts(self) -> Callable[[], None]:
-        """Turn the first Ctrl-C into a clean stop; a second one stops at once. Returns what undoes it."""
+        """Turn the first Ctrl-C into a clean stop; a second one stops at once. Returns what undoes it.
+
+        Outside the main thread (Ray Train) nothing can be caught, and the launcher decides when a process ends.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if self.interrupted:
