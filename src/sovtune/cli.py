@@ -23,7 +23,6 @@ from sovtune.cli_shared import (
     Sets,
     close_network,
     hub_of_environment,
-    launched,
     make_options,
     make_reporter,
     open_recipe,
@@ -31,6 +30,7 @@ from sovtune.cli_shared import (
     print_line,
     read_values,
     run_upto,
+    trained,
 )
 from sovtune.errors import SovtuneError, UsageError
 from sovtune.launch.messages import tell_starter
@@ -195,22 +195,11 @@ def train(
 
     Example:  sovtune train recipes/quickstart-ko.yaml --launch slurm --submit
     """
-    if launch is None:
-        if submit:
-            raise UsageError(
-                "--submit starts a job, and no job was asked for", fix="add --launch slurm or skypilot"
-            )
-        run_dir = run_upto(
-            recipe, sets, runs_dir, "train", quiet=quiet, restart=restart, offline=offline, resume=resume
-        )
-    else:
-        options = make_options(
-            runs_dir, "train", sets, quiet=quiet, restart=restart, offline=offline, resume=True
-        )
-        run_dir = launched(recipe, options, launch, submit=submit, as_json=as_json)
-        if launch != "ray":
-            return
-    if as_json:
+    options = make_options(
+        runs_dir, "train", sets, quiet=quiet, restart=restart, offline=offline, resume=resume
+    )
+    run_dir = trained(recipe, options, launch, submit=submit, as_json=as_json)
+    if as_json and run_dir is not None:
         record = read_values(run_dir, "train.json")
         keys = ("steps", "tokens", "tokens_per_second", "peak_rss_bytes")
         print_json(

@@ -110,31 +110,28 @@ def make_options(runs_dir: Path, upto: str, sets: list[str], **more: Any) -> Run
     return RunOptions(runs_dir=runs_dir, upto=upto, sets=tuple(sets), **more)
 
 
-def launched(recipe: Path, options: RunOptions, launcher: str, *, submit: bool, as_json: bool) -> Path:
-    """Train on Ray, or write a job (and submit it) and print where it is; returns the run folder.
+def trained(
+    recipe: Path, options: RunOptions, launcher: str | None, *, submit: bool, as_json: bool
+) -> Path | None:
+    """Train here or on Ray; or write a job (and submit it), print where it is, and return None.
 
     Raises:
-        UsageError: there is no such launcher, or a job cannot begin anew by itself.
+        UsageError: there is no such launcher, or options contradict each other.
     """
-    from sovtune.errors import UsageError
+    from sovtune import pipeline
     from sovtune.launch_command import check_launcher, train_with_ray, write_job
 
-    check_launcher(launcher)
-    if launcher == "ray" and submit:
-        raise UsageError("--launch ray starts the run by itself", fix="leave --submit out")
-    if launcher != "ray" and options.restart:
-        raise UsageError(
-            "a job that is stopped and started again goes on; it cannot begin anew each time",
-            fix="remove the old run folder or give the recipe another name",
-        )
+    check_launcher(launcher, submit=submit, restart=options.restart)
     loaded = open_recipe(recipe, options.sets, offline=options.offline)
     with make_reporter(options.quiet) as report:
+        if launcher is None:
+            return pipeline.run(loaded, options, report).path
         if launcher == "ray":
             return train_with_ray(loaded, options, report)
         path = write_job(launcher, loaded, options, report, submit=submit)
     if as_json:
         print_json({"job": str(path), "submitted": submit})
-    return path.parent.parent
+    return None
 
 
 def run_upto(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from socket import gethostname
-from typing import Any, Literal, get_args
+from typing import Any
 
 from sovtune.base import cache_home
 from sovtune.errors import UsageError
@@ -18,20 +18,29 @@ from sovtune.recipe_file import LoadedRecipe, load_recipe
 from sovtune.runs import LAUNCH, RunFolder, write_atomic
 from sovtune.train_command import RunOptions
 
-Launcher = Literal["slurm", "ray", "skypilot"]
-LAUNCHERS: tuple[str, ...] = get_args(Launcher)
+LAUNCHERS = ("slurm", "ray", "skypilot")
 SCRIPT, TASK = "job.sbatch", "task.yaml"
 
 
-def check_launcher(name: str) -> None:
-    """Refuse a launcher that does not exist.
+def check_launcher(launcher: str | None, *, submit: bool, restart: bool) -> None:
+    """Refuse a launcher that does not exist, and options that contradict it.
 
     Raises:
         UsageError: see there.
     """
-    if name not in LAUNCHERS:
+    if launcher is not None and launcher not in LAUNCHERS:
         raise UsageError(
-            f"there is no launcher {name!r}", where="--launch", fix=f"one of {', '.join(LAUNCHERS)}"
+            f"there is no launcher {launcher!r}", where="--launch", fix=f"one of {', '.join(LAUNCHERS)}"
+        )
+    if submit and launcher not in ("slurm", "skypilot"):
+        raise UsageError(
+            "--submit starts a job that was written, and none would be",
+            fix="add --launch slurm or skypilot; without them, and with ray, the run starts at once",
+        )
+    if restart and launcher in ("slurm", "skypilot"):
+        raise UsageError(
+            "a job that is stopped and started again goes on; it cannot begin anew each time",
+            fix="remove the old run folder or give the recipe another name",
         )
 
 
@@ -46,13 +55,12 @@ def write_job(
         RunFailed: the launcher refuses the job.
     """
     report.stage("launch")
-    write, give = (_write_slurm, slurm.submit) if launcher == "slurm" else (_write_skypilot, None)
-    path = write(loaded, options)
+    path = _write_slurm(loaded, options) if launcher == "slurm" else _write_skypilot(loaded, options)
     report.say(f"{path} written")
     if not submit:
         report.say("nothing was started; --submit does it")
-    elif give is not None:
-        report.say(give(path))
+    elif launcher == "slurm":
+        report.say(slurm.submit(path))
     else:
         report.say(skypilot.submit(path, loaded.recipe.name))
     return path
