@@ -15,7 +15,7 @@ from sovtune.launch import skypilot, slurm
 from sovtune.launch.slurm import Job
 from sovtune.progress import Reporter
 from sovtune.recipe_file import LoadedRecipe, load_recipe
-from sovtune.runs import LAUNCH, RunFolder, write_atomic
+from sovtune.runs import LAUNCH, STOP, RunFolder, write_atomic
 from sovtune.train_command import RunOptions
 
 LAUNCHERS = ("slurm", "ray", "skypilot")
@@ -85,6 +85,7 @@ def _write_slurm(loaded: LoadedRecipe, options: RunOptions) -> Path:
         arguments=_arguments(loaded.path.absolute(), options.runs_dir.absolute(), options),
         folder=Path.cwd(),
         job_dir=job_dir,
+        stop_file=job_dir / STOP,
         python=sys.executable,
         home=cache_home().absolute(),
         gpus=loaded.recipe.train.run.device != "cpu",
@@ -112,6 +113,7 @@ def _write_skypilot(loaded: LoadedRecipe, options: RunOptions) -> Path:
         ),
         folder=here,
         job_dir=job_dir,
+        stop_file=job_dir / STOP,
         python="python",
         home=Path(skypilot.home(loaded.recipe.launch)),
         gpus=True,

@@ -15,6 +15,8 @@ R = TypeVar("R")
 LOCK = "recipe.lock.yaml"
 LAUNCH = "launch"
 """Folder of a run for the jobs that start it; it may be there before the run is."""
+STOP = "stop"
+"""A file there asks the run to save a checkpoint and end, like Ctrl-C; a job makes it before its time is up."""
 RECORD_FILES = {
     "base": "model.json",
     "data": "data.json",

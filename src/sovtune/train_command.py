@@ -14,7 +14,7 @@ from sovtune.launch.processes import Device, check_processes, run_workers
 from sovtune.progress import Reporter, duration, size
 from sovtune.recipe import Recipe
 from sovtune.records import FileHash, Plan, TrainReport
-from sovtune.runs import LOCK, RunFolder, differences
+from sovtune.runs import LAUNCH, LOCK, STOP, RunFolder, differences
 
 if TYPE_CHECKING:
     from sovtune.data.prepare import PreparedData
@@ -201,6 +201,7 @@ def train(state: State) -> None:
         run_dir=state.folder.path,
         fingerprint=state.fingerprint,
         group=group,
+        stop_file=state.folder.path / LAUNCH / STOP,
         progress=progress,
         say=state.report.say,
         tick=lambda what, done, of: state.report.update(done, of, what),

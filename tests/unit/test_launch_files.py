@@ -38,7 +38,7 @@ OPTIONS = {
 
 def make_job(folder: Path, **changes: object) -> slurm.Job:
     values = {
-        "name": "ko", "arguments": ["recipe.yaml", "--runs-dir", "runs"], "folder": folder, "job_dir": folder / "launch",
+        "name": "ko", "arguments": ["recipe.yaml", "--runs-dir", "runs"], "folder": folder, "job_dir": folder / "launch", "stop_file": folder / "st op",
         "python": "/opt/py thon", "home": folder / "home", "gpus": True, **changes,
     }  # fmt: skip
     return slurm.Job(**values)
@@ -109,8 +109,9 @@ def test_the_warning_before_the_limit_saves_and_requeues(tmp_path: Path, stage: 
     log = tmp_path / "log"
     stand_ins = {
         "scontrol": f'echo "scontrol $*" >> {log}; [ "$1" = show ] && echo node1 || true',
-        "srun": f"trap 'echo saved >> {log}; exit 130' TERM\n"
-        + ("kill -USR1 $PPID; sleep 5 & wait" if stage == "during" else "exit 0"),
+        "srun": f"kill -USR1 $PPID\nuntil [ -e '{tmp_path}/st op' ]; do sleep 0.02; done\necho saved >> {log}; exit 130"
+        if stage == "during"
+        else "exit 0",
         "py": "kill -USR1 $PPID" if stage == "before" else ":",
     }
     for name, text in stand_ins.items():
@@ -283,9 +284,6 @@ def test_sharding_needs_several_processes() -> None:
     assert rule(SimpleNamespace(strategy="ddp", world=1)) is None
 
 
-def test_the_grace_is_longer_than_torchruns(tmp_path: Path) -> None:
+def test_the_grace_is_longer_than_torchruns() -> None:
     """Thirty seconds, which it gives by itself, are too short for a step and a checkpoint."""
     assert processes.GRACE_S > 30
-    assert f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={slurm.WARNING_S}" in slurm.sbatch_script(
-        make_job(tmp_path), Launch()
-    )

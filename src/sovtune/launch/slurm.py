@@ -21,12 +21,13 @@ PORT = 29500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a job runs: the command's arguments, which folder it starts in, where its files and messages go."""
+    """What a job runs: the command's arguments, the folder it starts in, where its files are, how it is stopped."""
 
     name: str
     arguments: Sequence[str]
     folder: Path
     job_dir: Path
+    stop_file: Path
     python: str
     home: Path
     gpus: bool
@@ -42,9 +43,10 @@ def seconds(limit: str) -> int:
 def sbatch_script(job: Job, launch: Launch) -> str:
     """The text of the job.
 
-    Data is prepared once, on the first node, before the nodes train together. A warning before the time limit (or
-    Slurm taking the nodes away) reaches the training processes, which finish their step, save it and end; the job then
-    puts itself back into the queue and goes on from there.
+    Data is prepared once, on the first node, before the nodes train together. At the warning before the time limit
+    (or when Slurm takes the nodes away) the job asks the run to stop by a file: the processes finish their step, save
+    it and end, and the job puts itself back into the queue and goes on from there. A signal would not do: srun answers
+    SIGTERM by ending all processes within half a minute.
 
     Args:
         job: what runs.
@@ -92,7 +94,7 @@ def sbatch_script(job: Job, launch: Launch) -> str:
         torchrun=shlex.join(train),
         module=module,
         port=PORT,
-        grace=WARNING_S,
+        stop=shlex.quote(str(job.stop_file)),
     )
 
 
@@ -103,12 +105,12 @@ _TEXT = """#!/bin/bash
 set -euo pipefail
 cd {folder}
 export SOVTUNE_HOME={home}
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace}
 {setup}
-stopping= step= status=0
+stopping= status=0
+rm -f {stop}
 stop() {{
     stopping=1
-    if [ -n "$step" ]; then kill -TERM "$step" 2>/dev/null || true; fi
+    touch {stop}
 }}
 trap stop USR1 TERM
 again() {{ scontrol requeue "$SLURM_JOB_ID"; exit "$1"; }}

@@ -63,6 +63,7 @@ class TrainJob:
     tick: Tick = lambda what, done, of: None
     say: Callable[[str], None] = lambda line: None
     group: Group = ALONE
+    stop_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +193,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         fingerprint=job.fingerprint,
         keep_checkpoints=job.recipe.train.run.keep_checkpoints,
         group=job.group,
+        stop_file=job.stop_file,
     )
     trainer = _trainer(job, loaded, counts, watch, recovery)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -204,7 +206,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         recovery.end()
     if watch.interrupted and trainer.state.global_step < job.steps:
         raise RunInterrupted(
-            f"stopped by the user after step {trainer.state.global_step} of {job.steps}; it is saved"
+            f"stopped as asked after step {trainer.state.global_step} of {job.steps}; it is saved"
         )
     adapter = job.group.from_lead(
         save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)

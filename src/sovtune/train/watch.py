@@ -117,6 +117,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     fingerprint: str
     keep_checkpoints: int
     group: Group = ALONE
+    stop_file: Path | None = None
     history: list[StepMetrics] = field(default_factory=list)
     guard: LossGuard = field(default_factory=LossGuard)
     interrupted: bool = False
@@ -202,8 +203,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """On Ctrl-C: save this step and stop."""
-        if self.group.any(self.interrupted):
+        """On Ctrl-C in any process, or when the file is there that asks for it: save this step and stop."""
+        asked = self.group.leads and self.stop_file is not None and self.stop_file.exists()
+        if self.group.any(self.interrupted or asked):
             self.interrupted = True
             control.should_save = True
             control.should_training_stop = True
