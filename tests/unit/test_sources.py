@@ -350,7 +350,7 @@ def test_a_parquet_column_that_is_not_there(tmp_path: Path) -> None:
 
 NOISE = hashlib.sha512(b"noise").digest() * 4000  # does not compress to one block
 GOOD = lines(*(turns(f"질문 {n} {NOISE[n : n + 40].hex()}", "답") for n in range(2000)))
-GZIP = gzip.compress(GOOD)
+GZIP = gzip.compress(GOOD, mtime=0)
 PARQUET = io.BytesIO()
 pq.write_table(pa.table({"text": ["가" * 1000] * 100}), PARQUET)
 
@@ -370,7 +370,7 @@ BROKEN_FILES = [
     ("a.jsonl", b"", "a.jsonl: the file is empty"),
     ("a.parquet", b"", "a.parquet: the file is empty"),
     ("a.jsonl", b"\n \n", "a.jsonl: the file has no rows"),
-    ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: the file has no rows"),
+    ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz: the file has no rows"),
     ("a.json", b"[]", "a.json: the file has no rows"),
     ("a.csv", b"text\n", "a.csv: the file has no rows"),
     ("a.csv", b"text,text\na,b\n", "a.csv:1: the header names a column twice or not at all: text, text"),
