@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +50,7 @@ def now(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
-def train(run_dir, limit, rows_at_once, documents):
+def train(run_dir, limit, rows_at_once, documents, group=None, resume=False):
     recipe = make_recipe()
     section = recipe.train.run.model_copy(update={"micro_rows": rows_at_once})
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"run": section})})
@@ -56,14 +59,16 @@ def train(run_dir, limit, rows_at_once, documents):
     row = [3 + i % 200 for i in range(length)] * documents
     rows = Dataset.from_list([{"input_ids": row, "labels": row, "lengths": [length] * documents}] * 8)
     before = now("VmRSS")
-    if limit:
+    if group:  # what was taken before is charged elsewhere
+        (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+    elif limit:
         most = now("VmData") + limit
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     job = TrainJob(recipe=recipe, rows=rows, steps=2, rows_per_step=4, tokenizer_folder=base, run_dir=run_dir,
                    fingerprint="x", progress=lambda metrics, of: None)
-    run_dir.mkdir()
+    run_dir.mkdir(exist_ok=True)
     try:
-        outcome = run(job, model, resume=False)
+        outcome = run(job, model, resume=resume)
     except EnvironmentFault as error:
         return {"error": str(error)}
     return {"losses": losses(outcome), "tokens": [m.tokens for m in outcome.history], "events": outcome.events,
@@ -79,16 +84,44 @@ def in_a_process(name, *values):
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as stream:
-        result = json.loads(stream.read())
-    os.wait()
+        text = stream.read()
+    _, status = os.wait()
+    result = json.loads(text) if text else {"signal": os.WTERMSIG(status)}
     print(json.dumps([name, result]), flush=True)
     return result
 
-for name, share, rows_at_once, documents in (("rows", 0.5, 4, 1), ("documents", 0.6, 1, 4), ("layers", 0.75, 1, 1)):
+if len(sys.argv) > 3:
+    group = Path(sys.argv[3])
+    limit, peak = next(names for names in (("memory.max", "memory.peak"),
+                                           ("memory.limit_in_bytes", "memory.max_usage_in_bytes"))
+                       if (group / names[0]).exists())
+    free = in_a_process("free", 0, 4, 1, str(group))
+    (group / limit).write_text(str(int((group / peak).read_text()) - int(0.4 * free["grew"])))
+    for attempt in range(4):
+        if "signal" not in in_a_process("killed", 0, 4, 1, str(group), True):
+            break
+    sys.exit(0)
+
+for name, share, rows_at_once, documents in (("rows", 0.5, 4, 1), ("documents", 0.6, 1, 4)):
     free = in_a_process(f"free {name}", 0, rows_at_once, documents)
     in_a_process(f"tight {name}", int(share * free["grew"]), rows_at_once, documents)
 in_a_process("hopeless", 4_000_000, 1, 1)
 """
+
+
+def run_limited(folder: Path, *more: str) -> list[list[Any]]:
+    """What the script above prints: name and result of every run."""
+    # wide enough that a micro-batch takes far more memory than Python's own comings and goings
+    base = make_base(folder / "base", hidden=256)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(base), str(folder), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -96,39 +129,52 @@ def limited(tmp_path_factory):
     """Two steps of four rows of 768 tokens, with and without a limit of memory, in processes of their own."""
     if sys.platform != "linux":
         pytest.skip("limits of memory are Linux's")
-    folder = tmp_path_factory.mktemp("limited")
-    # wide enough that a micro-batch takes far more memory than Python's own comings and goings
-    base = make_base(folder / "base", hidden=256)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(base), str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(line) for line in done.stdout.splitlines())
+    return dict(run_limited(tmp_path_factory.mktemp("limited")))
 
 
-@pytest.mark.parametrize("name", ["rows", "documents", "layers"])
+@pytest.fixture
+def group():
+    """A control group of our own, where the machine lets us make one."""
+    for top in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        place = top / f"sovtune-test-{os.getpid()}"
+        try:
+            place.mkdir()
+        except OSError:
+            continue
+        if (place / "memory.limit_in_bytes").exists() or (place / "memory.max").exists():
+            yield place
+            place.rmdir()
+            return
+        place.rmdir()
+    pytest.skip("control groups of memory cannot be made here")
+
+
+@pytest.mark.slow
+def test_a_run_that_its_control_group_kills_goes_on_smaller_when_resumed(group, tmp_path):
+    """SIGKILL leaves no time for a word: the mark in the run folder and the system's counter tell what happened."""
+    (_, free), *attempts, (_, last) = run_limited(tmp_path, str(group))
+    assert [result["signal"] for _, result in attempts] == [9] * len(attempts)
+    assert attempts
+    assert last["losses"] == pytest.approx(free["losses"], abs=1e-5)
+    assert len(last["events"]) == len(attempts)
+    assert "killed for lack of memory with 3,072 tokens at once; went on with 1,536" in last["events"][0]
+
+
+@pytest.mark.parametrize("name", ["rows", "documents"])
 def test_a_run_under_a_memory_limit_has_the_losses_of_one_without(limited, name):
     free, tight = limited[f"free {name}"], limited[f"tight {name}"]
     assert free["events"] == []
     assert tight["losses"] == pytest.approx(free["losses"], abs=1e-5)
     assert tight["tokens"] == free["tokens"]
-    assert tight["events"][0].startswith("step 1: out of memory with ")
+    assert re.match(r"step [12]: out of memory with ", tight["events"][0])
 
 
 def test_what_was_changed_is_in_the_record(limited):
-    rows, documents, layers = (limited[f"tight {name}"] for name in ("rows", "documents", "layers"))
+    rows, documents = limited["tight rows"], limited["tight documents"]
     assert "3,072 tokens at once; went on with 1,536 at once" in rows["events"][0]
     assert rows["kept"]["level"] >= 1
     assert rows["kept"]["under_way"] is None
     assert "768 tokens at once; went on with 384 at once" in documents["events"][0]
-    assert layers["events"] == [
-        "step 1: out of memory with 768 tokens at once; went on with gradient checkpointing"
-    ]
-    assert layers["kept"]["checkpointing"] is True
 
 
 def test_a_run_that_cannot_shrink_says_what_to_do(limited):
@@ -156,6 +202,28 @@ def test_a_lack_of_memory_in_the_middle_of_a_step_changes_no_loss(base, straight
     assert [m.supervised_tokens for m in outcome.history] == [m.supervised_tokens for m in straight.history]
     assert outcome.events[0].startswith("step 3: out of memory")
     assert len(outcome.events) == 1
+
+
+def test_a_document_that_cannot_be_cut_is_checkpointed(base, tmp_path, monkeypatch):
+    """Every row is one document: its layers are repeated in the backward pass instead."""
+    rows = Dataset.from_list(
+        [{"input_ids": ids, "labels": ids, "lengths": [30]} for ids in [list(range(5, 35))] * 12]
+    )
+    free = train(make_recipe(), base, tmp_path / "free", rows)
+    real = engine.Trainer.compute_loss
+
+    def needs_checkpointing(self, model, inputs, *args, **kwargs):
+        if not model.is_gradient_checkpointing and self.state.global_step == 1:
+            raise RuntimeError(ALLOCATOR)
+        return real(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(engine.Trainer, "compute_loss", needs_checkpointing)
+    outcome = train(make_recipe(), base, tmp_path / "run", rows)
+    assert outcome.events == (
+        "step 2: out of memory with 30 tokens at once; went on with gradient checkpointing",
+    )
+    assert losses(outcome) == pytest.approx(losses(free), abs=1e-6)
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["checkpointing"] is True
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(base, tmp_path, monkeypatch):

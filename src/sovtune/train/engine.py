@@ -233,6 +233,7 @@ def _beginning(job: TrainJob, *, resume: bool) -> Path | None:
         shutil.rmtree(home)
         home.mkdir()
         (job.run_dir / METRICS).unlink(missing_ok=True)
+    if not resume:  # a run killed before its first checkpoint still knows why
         for record in job.run_dir.glob(f"{Path(RECORD).stem}*.json"):
             record.unlink()
     return start
