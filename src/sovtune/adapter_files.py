@@ -69,10 +69,12 @@ def save_model(model: Any, compute: str, tokenizer_folder: Path, target: Path) -
     import torch
 
     dtype = getattr(torch, compute)
-    state = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    # Tied weights are one tensor under two names; they must stay one, or they would be written twice.
+    converted: dict[int, Any] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        wanted = dtype if tensor.is_floating_point() else tensor.dtype
+        state[name] = converted.setdefault(tensor.data_ptr(), tensor.to(wanted))
     with _replaced(target) as part:
         model.save_pretrained(str(part), state_dict=state)
         config = json.loads((part / "config.json").read_text(encoding="utf-8"))

@@ -270,7 +270,7 @@ class Recipe(Section):
             message = "adapters are published; full gives a whole model, which stays in the run folder: leave this out"
             return Conflict(message, ("publish",))
         if self.method in ("dpo", "kto"):
-            message = f"{self.method} compares with the base, which full overwrites: write lora, or orpo or simpo above"
+            message = f"{self.method} needs an adapter: write lora or qlora here, or orpo or simpo above"
             return Conflict(message, ("adapter", "kind"))
         if self.train.finer.lora_plus is not None:
             return Conflict("full has no matrices A and B", ("train", "finer", "lora_plus"))

@@ -192,6 +192,7 @@ def test_what_is_saved_is_what_was_trained(tmp_path, recwarn, name):
     if name == "full":
         saved = load_with_adapter(outcome.adapter, recipe.base.quantisation, None).model
         assert outcome.adapter.name == "model"
+        assert "lm_head.weight" not in load_file(outcome.adapter / "model.safetensors"), "it is tied"
         assert "_name_or_path" not in json.loads((outcome.adapter / "config.json").read_text())
     else:
         saved = in_plain_peft(base, recipe, outcome)

@@ -65,7 +65,7 @@ def test_full_is_not_published_compared_or_given_two_rates() -> None:
     whole = {"kind": "full"}
     assert recipe(adapter=whole)
     assert refused(adapter=whole, publish={"to": "dir:out"}).startswith("publish: adapters are published")
-    assert refused(adapter=whole, method="kto").startswith("adapter.kind: kto compares with the base")
+    assert refused(adapter=whole, method="kto").startswith("adapter.kind: kto needs an adapter")
     assert refused(adapter=whole, finer={"lora_plus": 16}).startswith("train.finer.lora_plus: full has no")
     assert refused(adapter=whole | {"rank": 8}).startswith("rank: full trains every weight")
 

@@ -163,7 +163,7 @@ MANY_PARAMETERS = {
     "cli_data.py:scan": "one parameter for each option of the command",
     "cli_data.py:card": "one parameter for each option of the command",
 }
-NUM_RECIPES, NUM_CARDS = 6, 9
+NUM_RECIPES, NUM_CARDS = 17, 9
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 CARDS = sorted((ROOT / "data_cards").rglob("*.yaml"))
 
