@@ -224,7 +224,7 @@ def evaluate(
     text: Annotated[
         list[Path], typer.Option("--text", metavar="FILE", help="Text or jsonl to score; may be repeated.")
     ] = [],  # noqa: B006
-    quantisation: Annotated[str, typer.Option("--quantisation", help="none or nf4.")] = "none",
+    quantisation: Annotated[str, typer.Option("--quantisation", help="none, nf4, fp4 or int8.")] = "none",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sovtune.base import RECORD_NAME, cache_home, check_safe
 from sovtune.errors import BaseUnavailable, DataRefused, UsageError
@@ -33,15 +33,16 @@ def score_texts(
     from sovtune.evaluate.bits import text_costs
     from sovtune.model import load_with_adapter
 
-    if quantisation not in ("none", "nf4"):
-        raise UsageError(f"--quantisation {quantisation}: expected none or nf4")
+    kinds = get_args(Quantisation.model_fields["kind"].annotation)
+    if quantisation not in kinds:
+        raise UsageError(f"--quantisation {quantisation}: expected one of {', '.join(kinds)}")
+    settings = Quantisation.model_validate({"kind": quantisation})
     folder = find_base(base)
     check_safe(folder)
     report.stage("texts")
     texts = [text for file in files for text in read_texts(file)]
     report.say(f"{len(texts)} documents")
     report.stage("eval")
-    settings = Quantisation(kind="nf4" if quantisation == "nf4" else "none")
     loaded = load_with_adapter(folder, settings, adapter)
     text_format = read_format(folder)
 
