@@ -123,6 +123,8 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
         reasons = ["asked for by train.run.engine"]
     else:
         reasons = _fast_blockers(folder, device, dropout=adapter.dropout, head_trained=adapter.trains_output)
+    if recipe.launch.strategy != "ddp":
+        reasons.append(f"{recipe.launch.strategy} gathers a layer only while its own forward pass runs")
     fast, notes = not reasons, tuple(f"plain engine: {reason}" for reason in reasons)
     if adapter.kind == "full":
         # AdamW in bf16 loses small updates: weights are fp32, products run in quantisation.compute

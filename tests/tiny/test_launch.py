@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from process_group import in_group
 from sovtune.errors import EnvironmentFault, RunInterrupted, UsageError
 from sovtune.model import load_with_new_adapter
+from sovtune.recipe_launch import Launch
 from sovtune.train.engine import TrainJob, TrainOutcome, run
 from sovtune.train.group import ALONE, Group, joined
+from sovtune.train.sharding import shard_base
 from sovtune.train.shared_steps import cut_step, micro_batches_per_step, shared_batches
 from tiny_models import make_base
 from tiny_runs import losses, make_recipe, make_rows
@@ -30,10 +32,19 @@ def base(tmp_path_factory):
 
 
 def train_in(
-    group: Group, base: Path, run_dir: Path, *, interrupt_at: int | None = None, **changes
+    group: Group,
+    base: Path,
+    run_dir: Path,
+    *,
+    interrupt_at: int | None = None,
+    strategy: str = "ddp",
+    rows_per_step: int = ROWS_PER_STEP,
+    **changes,
 ) -> TrainOutcome:
     """Six steps with what the run settings say; Ctrl-C reaches one process of two after a step."""
     recipe = make_recipe(**changes)
+    if strategy != "ddp":
+        recipe = recipe.model_copy(update={"launch": Launch(processes=2, strategy=strategy)})
     run_dir.mkdir(parents=True, exist_ok=True)
 
     def progress(metrics, of):
@@ -41,7 +52,7 @@ def train_in(
             os.kill(os.getpid(), signal.SIGINT)
 
     job = TrainJob(
-        recipe=recipe, rows=make_rows(6 * ROWS_PER_STEP), steps=6, rows_per_step=ROWS_PER_STEP, tokenizer_folder=base,
+        recipe=recipe, rows=make_rows(6 * rows_per_step), steps=6, rows_per_step=rows_per_step, tokenizer_folder=base,
         run_dir=run_dir, fingerprint="test", progress=progress, group=group,
     )  # fmt: skip
     return run(job, load_with_new_adapter(recipe, base), resume=True)
@@ -101,6 +112,37 @@ def test_stopped_with_two_goes_on_with_one_and_back(base, alone, tmp_path) -> No
     first, _ = in_group(2, _worker_with, base, tmp_path, {})
     assert [step[0] for step in first] == pytest.approx(losses(straight), abs=1e-5)
     check_equal(folder, tmp_path)
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["lora", "qlora"])
+def test_a_sharded_base_is_one_process_too(base, tmp_path, quantised) -> None:
+    """FSDP2 on two processes, begun on one; the checkpoint between them is the same file for both."""
+    common = {"rows_per_step": 4, "quantised": quantised, "engine": "plain"}
+    straight = train_in(ALONE, base, tmp_path / "straight", **common)
+    with pytest.raises(RunInterrupted):
+        train_in(ALONE, base, tmp_path / "run", interrupt_at=1, **common)
+    first, _ = in_group(2, _worker_with, base, tmp_path / "run", {**common, "strategy": "fsdp2"})
+    assert [step[:2] for step in first] == [
+        pytest.approx((m.loss, m.grad_norm), abs=1e-5) for m in straight.history
+    ]
+    check_equal(tmp_path / "straight", tmp_path / "run")
+
+
+def _shares(base: Path) -> tuple[int, int, int]:
+    """Numbers of the base in this process, of the base in all, and trained ones here."""
+    with joined(2) as group:
+        model = load_with_new_adapter(make_recipe(engine="plain"), base).model
+        shard_base(model, group, "cpu")
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        here = sum(parameter.to_local().numel() for parameter in frozen)
+        return here, sum(p.numel() for p in frozen), sum(p.numel() for p in trained)
+
+
+def test_each_process_holds_half_of_the_base(base) -> None:
+    for here, whole, trained in in_group(2, _shares, base):
+        assert here == whole / 2
+        assert 0 < trained < whole
 
 
 def test_another_number_of_processes_is_an_error() -> None:

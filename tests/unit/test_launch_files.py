@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from full_recipe import FULL as FULL_RECIPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,9 @@ from sovtune.errors import EnvironmentFault, RunFailed, TrainingDiverged, UsageE
 from sovtune.launch import messages, processes, skypilot, slurm
 from sovtune.launch.processes import Device, check_processes, threads_each
 from sovtune.launch_command import check_launcher
+from sovtune.recipe_file import load_recipe
 from sovtune.recipe_launch import Launch
+from sovtune.train.settings import check_settings
 
 OPTIONS = {
     "job-name": r"[\w.,@:+-]+",
@@ -287,3 +290,32 @@ def test_sharding_needs_several_processes() -> None:
 def test_the_grace_is_longer_than_torchruns() -> None:
     """Thirty seconds, which it gives by itself, are too short for a step and a checkpoint."""
     assert processes.GRACE_S > 30
+
+
+@pytest.mark.parametrize(
+    ("launch", "kind", "device", "error", "words"),
+    [
+        ("zero3", "lora", "cpu", EnvironmentFault, "CUDA"),
+        ("zero3", "lora", "cuda", EnvironmentFault, "package deepspeed"),
+        ("fsdp2", "full", "cpu", UsageError, "frozen base"),
+    ],
+)
+def test_strategies_that_cannot_work_are_refused(full_recipe, launch, kind, device, error, words) -> None:
+    recipe = full_recipe.model_copy(
+        update={
+            "launch": Launch(processes=2, strategy=launch),
+            "adapter": full_recipe.adapter.model_copy(update={"kind": kind}),
+            "train": full_recipe.train.model_copy(
+                update={"finer": full_recipe.train.finer.model_copy(update={"optimizer": "adamw"})}
+            ),
+        }
+    )
+    with pytest.raises(error, match=words):
+        check_settings(recipe, device)
+
+
+@pytest.fixture
+def full_recipe(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(FULL_RECIPE, encoding="utf-8")
+    return load_recipe(path).recipe

@@ -41,6 +41,7 @@ from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
 from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
+from sovtune.train.sharding import shard_base
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
 CHECKPOINTS = "checkpoints"
@@ -264,12 +265,15 @@ def _trainer(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(job.tokenizer_folder), local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    strategy = job.recipe.launch.strategy
+    if strategy == "fsdp2":
+        shard_base(loaded.model, job.group, loaded.device)
     common: dict[str, Any] = {
         "fast": loaded.fast,
         "counts": counts,
         "recovery": recovery,
         "group": job.group,
-        "sharded": job.recipe.launch.strategy != "ddp",
+        "strategy": strategy,
         "rows_per_step": job.rows_per_step,
         "train": job.recipe.train,
         "model": loaded.model,

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sovtune.errors import EnvironmentFault
+from sovtune.errors import EnvironmentFault, UsageError
 from sovtune.recipe import Recipe
 from sovtune.recipe_train import WSD_DECAY
 
@@ -27,7 +27,8 @@ def check_settings(recipe: Recipe, device: str) -> None:
     """Refuse what this machine cannot do, before anything is loaded.
 
     Raises:
-        EnvironmentFault: adamw8bit without CUDA, or a tracker whose package is missing.
+        EnvironmentFault: adamw8bit or zero3 without CUDA, or a package that is missing.
+        UsageError: fsdp2 where the base itself is trained.
     """
     if recipe.train.finer.optimizer == "adamw8bit" and device != "cuda":
         raise EnvironmentFault(
@@ -36,6 +37,7 @@ def check_settings(recipe: Recipe, device: str) -> None:
             why="its paged state lives in GPU memory",
             fix="write `optimizer: adamw`; on a CPU the adapter's fp32 state is a small part of the memory",
         )
+    _check_strategy(recipe, device)
     for name in recipe.train.run.trackers:
         if find_spec(name) is None:
             raise EnvironmentFault(
@@ -44,6 +46,28 @@ def check_settings(recipe: Recipe, device: str) -> None:
                 fix=f'pip install "sovtune[{name}]", or take {name} out of the list; '
                 "metrics.jsonl is written in any case",
             )
+
+
+def _check_strategy(recipe: Recipe, device: str) -> None:
+    strategy = recipe.launch.strategy
+    if strategy == "fsdp2" and recipe.adapter.kind == "full":
+        raise UsageError(
+            "fsdp2 shares a frozen base among processes, and `full` trains it",
+            where="launch.strategy",
+            fix="write `strategy: zero3`, or train an adapter",
+        )
+    if strategy == "zero3" and device != "cuda":
+        raise EnvironmentFault(
+            f"zero3 needs a CUDA device, this run is on {device}",
+            where="launch.strategy",
+            fix="write `strategy: fsdp2`, which shares the base on CPUs too",
+        )
+    if strategy == "zero3" and find_spec("deepspeed") is None:
+        raise EnvironmentFault(
+            "zero3 needs the package deepspeed",
+            where="launch.strategy",
+            fix="`pip install deepspeed`, or write `strategy: fsdp2`, which needs nothing else",
+        )
 
 
 def tracker_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
@@ -123,27 +147,8 @@ def trainer_settings(
         "max_length": None,
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        **sharding_settings(recipe, device),
+        "deepspeed": deepspeed_config(recipe, device) if recipe.launch.strategy == "zero3" else None,
     }
-
-
-def sharding_settings(recipe: Recipe, device: str) -> dict[str, Any]:
-    """What the trainer is told about the strategy: nothing for ddp, FSDP version 2, or a DeepSpeed configuration.
-
-    FSDP2 keeps a part of every layer in each process and writes whole weights into checkpoints, so that another
-    number of processes can read them.
-    """
-    if recipe.launch.strategy == "fsdp2":
-        config = {
-            "version": 2,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "reshard_after_forward": True,
-            "state_dict_type": "FULL_STATE_DICT",
-        }
-        return {"fsdp": True, "fsdp_config": config}
-    if recipe.launch.strategy == "zero3":
-        return {"deepspeed": deepspeed_config(recipe, device)}
-    return {}
 
 
 def deepspeed_config(recipe: Recipe, device: str) -> dict[str, Any]:

@@ -70,16 +70,17 @@ def _cannot_share(rows: int, num_rows: int, rows_per_step: int, world: int) -> U
 
 
 class SharingTrainer(RecoveringTrainer):
-    """A trainer for one of several processes; with ``ddp`` it averages gradients once per step.
+    """A trainer for one of several processes; with ``ddp`` and ``fsdp2`` it averages gradients once per step.
 
     Transformers wraps the model in DistributedDataParallel, which checks that all processes hold the same parameters
     and takes their values from the first. Its forward is passed by, and with it its reduction: our losses call modules
     inside the model, which that reduction does not see, and processes may have different numbers of micro-batches.
     """
 
-    def __init__(self, *, group: Group, sharded: bool, rows_per_step: int, **kwargs: Any):
+    def __init__(self, *, group: Group, strategy: str, rows_per_step: int, **kwargs: Any):
         self.group = group
-        self.sharded = sharded
+        self.strategy = strategy
+        self.sharded = strategy != "ddp"
         self.rows_per_step = rows_per_step
         super().__init__(**kwargs)
 
@@ -109,9 +110,9 @@ class SharingTrainer(RecoveringTrainer):
             alone: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return alone
         share = num_items_in_batch / self.group.world
-        if self.sharded:
-            sharded: Tensor = super().training_step(model, inputs, share)
-            return sharded
+        if self.strategy == "zero3":  # DeepSpeed reduces and keeps the gradients itself
+            theirs: Tensor = super().training_step(model, inputs, share)
+            return theirs
         loss: Tensor = super().training_step(self.accelerator.unwrap_model(model), inputs, share)
         if self.accelerator.sync_gradients:
             self.group.average_gradients(
