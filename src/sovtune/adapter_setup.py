@@ -187,7 +187,7 @@ def untrained_adapters(model: Any) -> list[str]:
         name
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
-        and (parameter.grad is None or (_must_move(name) and not bool(parameter.grad.abs().sum() > 0)))
+        and (parameter.grad is None or (_must_move(name) and bool(parameter.grad.abs().sum() == 0)))
     ]
 
 

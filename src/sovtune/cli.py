@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -63,6 +64,11 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader of a pipe left: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}the disk is full\n  next: free some space, then run the same command again", 3)
     sys.exit(0)
 
 

@@ -125,7 +125,7 @@ HOMES = {
     "ray": "data.gate_ray* launch.ray_train",
     "rensa": "data.dedup",
     "rich": "progress preview cli_shared data_view launch_command",
-    "safetensors": "adapter_files adapter_start weights",
+    "safetensors": "adapter_files adapter_start weights train.disk",
     "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
     "torch": "probe base model quantise adapter_* device_checks fastpath.* launch.processes train_command train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",

@@ -20,13 +20,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from sovtune.errors import EnvironmentFault, RunInterrupted, TrainingDiverged
+from sovtune.errors import RunInterrupted, TrainingDiverged
 from sovtune.fastpath.loss import next_token_loss
 from sovtune.model import LoadedModel, save_trained
 from sovtune.recipe import Recipe
 from sovtune.recipe_preference import preference_settings
 from sovtune.recipe_train import Train
 from sovtune.train import checkpoints
+from sovtune.train.disk import named_disk_faults
 from sovtune.train.group import ALONE, Group
 from sovtune.train.objective import document_lengths, logits_loss, noise_on_embeddings
 from sovtune.train.optimizer import lora_plus_groups
@@ -40,8 +41,8 @@ from sovtune.train.out_of_memory import (
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
-from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
 from sovtune.train.sharding import shard_base
+from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
 CHECKPOINTS = "checkpoints"
@@ -199,9 +200,10 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
     trainer = _trainer(job, loaded, counts, watch, recovery)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     undo = watch.catch_interrupts()
-    recovery.begin()
     try:
-        _guarded(trainer, start, watch, job)
+        with named_disk_faults(job.run_dir):
+            recovery.begin()
+            _guarded(trainer, start, watch, job)
     finally:
         undo()
         recovery.end()
@@ -209,11 +211,12 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         raise RunInterrupted(
             f"stopped as asked after step {trainer.state.global_step} of {job.steps}; it is saved"
         )
-    adapter = job.group.from_lead(
-        save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)
-        if job.group.leads
-        else Path()
-    )
+    with named_disk_faults(job.run_dir):
+        adapter = job.group.from_lead(
+            save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)
+            if job.group.leads
+            else Path()
+        )
     return TrainOutcome(
         history=tuple(watch.history),
         seconds=watch.history[-1].seconds,
@@ -301,7 +304,7 @@ def _trainer(
 
 
 def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) -> None:
-    """Run the loop; keep the adapter when the loss is lost; say what memory or disk trouble means."""
+    """Run the loop; keep the adapter when the loss is lost; say what a lack of memory means."""
     try:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except TrainingDiverged:
@@ -312,14 +315,6 @@ def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) 
         if not is_out_of_memory(error):
             raise
         raise out_of_memory(first_line(error)) from error
-    except OSError as error:
-        if error.errno not in (28, 122):  # no space left, quota exceeded
-            raise
-        raise EnvironmentFault(
-            "the disk is full; the last complete checkpoint is intact",
-            where=str(job.run_dir),
-            fix="free some space (train.run.keep_checkpoints: 1 needs less), then `sovtune train RECIPE --resume`",
-        ) from error
 
 
 def _keep_last_good(trainer: Trainer, watch: Watch, job: TrainJob) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,10 @@ class Recovery:
         self._write()
 
     def end(self) -> None:
-        """The process lives to say how the run ended."""
+        """The process lives to say how the run ended. A mark that a full disk keeps in place does no harm."""
         self.kept.under_way = None
-        self._write()
+        with suppress(OSError):
+            self._write()
 
     def shrink(self, rows: Sequence[Row], step: int, reason: str) -> bool:
         """Choose the next smaller way to do a step; returns whether checkpointing must be switched on for it.

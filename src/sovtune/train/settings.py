@@ -133,6 +133,7 @@ def trainer_settings(
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "logging_strategy": "steps",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log the mean of other steps instead
         "save_strategy": "steps",
         "save_steps": train.run.checkpoint_steps,
         "save_total_limit": None,

@@ -28,6 +28,7 @@ DIVERGED_FACTOR = 3.0
 DIVERGED_FLOOR = 0.5
 """Rises that end below the first loss plus this (nats) are noise of short answers, not divergence."""
 SMOOTHING = 0.7
+_KEPT = "the adapter of the last checkpoint is kept as adapter-last-good"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +94,20 @@ class LossGuard:
             TrainingDiverged: it is not finite, or the smoothed loss rose far above its lowest point.
         """
         if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss at step {step} is {loss}", why="the last good adapter was kept")
+            if self.first is None:
+                raise TrainingDiverged(
+                    f"the first loss is {loss}",
+                    why="nothing was learnt yet: the base gives no number for this data in this dtype",
+                    fix="try base.quantisation.compute: float32; if that fails too, the base's weights are damaged",
+                )
+            raise TrainingDiverged(f"the loss at step {step} is {loss}", why=_KEPT)
         self.first = loss if self.first is None else self.first
         self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
         self.lowest = min(self.lowest, self.smooth)
         if self.smooth > DIVERGED_FACTOR * self.lowest and self.smooth > self.first + DIVERGED_FLOOR:
             raise TrainingDiverged(
                 f"the loss rose to {self.smooth:.2f} by step {step}; it had been {self.lowest:.2f}",
-                why="the last good adapter was kept",
+                why=_KEPT,
             )
 
 
