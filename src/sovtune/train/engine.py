@@ -6,7 +6,6 @@ import os
 import platform
 import resource
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -326,9 +325,16 @@ def _keep_last_good(trainer: Trainer, watch: Watch, job: TrainJob) -> None:
 
 
 def peak_rss() -> int:
-    """High-water mark of this process's memory in bytes (Linux counts kibibytes, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """High-water mark of this process's memory in bytes.
+
+    Linux keeps it in /proc; what getrusage says there also counts the process that started this one (its pages are
+    ours for a moment between fork and exec). Elsewhere getrusage counts bytes.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
 def versions() -> dict[str, str]:
