@@ -105,6 +105,7 @@ BETWEEN_STAGES = {
 HOMES = {
     "bitsandbytes": "adapter_setup fastpath.peft_layers device_checks",
     "datasets": "probe data.entries data.arrow_rows train.engine",
+    "deepspeed": "train.sharding",
     "filelock": "base data.gate",
     "ftfy": "data.mojibake",
     "httpx2": "base publish publish_line",

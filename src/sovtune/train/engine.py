@@ -40,7 +40,7 @@ from sovtune.train.out_of_memory import (
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
-from sovtune.train.sharding import shard_base
+from sovtune.train.sharding import shard_base, whole_weights
 from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
@@ -195,6 +195,8 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         keep_checkpoints=job.recipe.train.run.keep_checkpoints,
         group=job.group,
         stop_file=job.stop_file,
+        # DeepSpeed keeps the gradients where the watch does not see them.
+        checked=job.recipe.launch.strategy == "zero3",
     )
     trainer = _trainer(job, loaded, counts, watch, recovery)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -210,7 +212,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         raise RunInterrupted(
             f"stopped as asked after step {trainer.state.global_step} of {job.steps}; it is saved"
         )
-    with named_disk_faults(job.run_dir):
+    with named_disk_faults(job.run_dir), whole_weights(loaded.model, job.recipe.launch.strategy):
         adapter = job.group.from_lead(
             save_trained(job.recipe, loaded.model, job.tokenizer_folder, job.run_dir)
             if job.group.leads

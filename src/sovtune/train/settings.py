@@ -66,7 +66,7 @@ def _check_strategy(recipe: Recipe, device: str) -> None:
         raise EnvironmentFault(
             "zero3 needs the package deepspeed",
             where="launch.strategy",
-            fix="`pip install deepspeed`, or write `strategy: fsdp2`, which needs nothing else",
+            fix='pip install "sovtune[deepspeed]", or write `strategy: fsdp2`, which needs nothing else',
         )
 
 

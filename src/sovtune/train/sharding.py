@@ -1,7 +1,8 @@
-"""fsdp2: the frozen base lies in parts on the processes; what is trained lies whole on each of them."""
+"""Strategies that share a model among processes: FSDP2 for a frozen base; what DeepSpeed's ZeRO-3 needs to save."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch.distributed.device_mesh import init_device_mesh
@@ -31,3 +32,15 @@ def shard_base(model: Any, group: Group, device: str) -> None:
     model._ddp_params_and_buffers_to_ignore = [
         name for name, parameter in model.named_parameters() if not parameter.requires_grad
     ]
+
+
+def whole_weights(model: Any, strategy: str) -> AbstractContextManager[object]:
+    """Within the block what is trained is whole in every process, to be saved; only ZeRO-3 holds it in parts."""
+    if strategy != "zero3":
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    gathered: AbstractContextManager[object] = GatheredParameters(
+        [parameter for parameter in model.parameters() if parameter.requires_grad]
+    )
+    return gathered
