@@ -77,7 +77,6 @@ CHOSEN = [
     ("dora", "qwen2"),
     ("pissa", "glm4"),
     ("pissa, scaled by layer", "gemma"),
-    ("tokens", "qwen2"),
     ("all rows", "llama"),
     ("full", "qwen3"),
     ("nf4, loftq", "qwen2"),
@@ -113,10 +112,12 @@ def logits(model, ids=IDS):
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
 
 
-def reference(base, recipe):
-    """The base as transformers alone loads it, its int8 weights multiplied as the fast path does."""
+def reference(base, recipe, *, fast=True):
+    """The base as transformers alone loads it; ``fast``: its weights multiplied as the fast path does."""
     stored = recipe.base.quantisation
     model = load_base(base, stored, "cpu")
+    if not fast and not recipe.adapter.dora:
+        return model
     if stored.kind == "int8":
         dense = load_base(base, Quantisation(kind="none", compute=stored.compute), "cpu")
         for name, module in model.named_modules():
@@ -142,8 +143,10 @@ def test_an_adapter_starts_as_the_base_resumes_and_leaves_it_alone(tmp_path, nam
     kind = KINDS[name]
     recipe = kind.recipe(arch)
     base = make_base(tmp_path / "base", arch, tied=tied, hidden=64)
-    expected = logits(reference(base, recipe))
+    if (name, arch) == ("int8, dora", "gemma"):
+        pytest.skip("refused: gemma takes the plain engine, where PEFT loses the scales")
     fresh = load_with_new_adapter(recipe, base)
+    expected = logits(reference(base, recipe, fast=fresh.fast))
     assert float((logits(fresh.model) - expected).abs().max()) <= kind.start
     assert fresh.fast == (arch != "gemma" and not recipe.adapter.trains_output)
 
@@ -164,15 +167,17 @@ def test_an_adapter_starts_as_the_base_resumes_and_leaves_it_alone(tmp_path, nam
         trained = logits(model)
         with model.disable_adapter():
             torch.testing.assert_close(logits(model), expected, rtol=0, atol=2e-6)
-        torch.testing.assert_close(logits(in_plain_peft(base, recipe, straight)), trained, rtol=0, atol=5e-6)
+        torch.testing.assert_close(
+            logits(in_plain_peft(base, recipe, straight, fast=fresh.fast)), trained, rtol=0, atol=5e-6
+        )
     assert float((trained - expected).abs().max()) > 0.02
 
 
-def in_plain_peft(base, recipe, outcome):
+def in_plain_peft(base, recipe, outcome, *, fast=True):
     """The saved adapter on the untouched base, loaded by PEFT alone."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(reference(base, recipe), str(outcome.adapter))
+    return PeftModel.from_pretrained(reference(base, recipe, fast=fast), str(outcome.adapter))
 
 
 @pytest.mark.parametrize("name", by_name("nf4, pissa", "full", slow=("dora", "pissa", "all rows")))
@@ -345,7 +350,7 @@ def going_on(recipe, folder, **changes):
     return recipe.model_copy(update={"adapter": section})
 
 
-@pytest.mark.parametrize("name", by_name("dora", slow=("lora", "tokens", "all rows")))
+@pytest.mark.parametrize("name", by_name("tokens", slow=("lora", "dora", "all rows")))
 def test_a_run_can_go_on_from_an_earlier_adapter(tmp_path, name):
     base = make_base(tmp_path / "base", hidden=64)
     recipe = KINDS[name].recipe()
