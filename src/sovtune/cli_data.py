@@ -320,7 +320,9 @@ def clean(
     *,
     older_than: Annotated[
         float,
-        typer.Option("--older-than", metavar="DAYS", min=0, help="Remove what was not used for so many days."),
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="Remove what was not used for so many days."
+        ),
     ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, say what would go.")] = False,
     quiet: Quiet = False,
