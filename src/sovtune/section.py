@@ -81,7 +81,7 @@ class Section(BaseModel):
 
     # Field docstrings are read when someone asks (schema_walk.descriptions): pydantic's
     # use_attribute_docstrings parses every class at import, a fifth of what `sovtune check` takes to start.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
     rules: ClassVar[tuple[Callable[..., Conflict | None], ...]] = ()
 
     @model_validator(mode="after")

@@ -106,7 +106,9 @@ def test_a_base_without_mirrors_may_come_from_the_public_hub(
     from sovtune import cli_shared
 
     named: list[list[str]] = []
-    monkeypatch.setattr(cli_shared, "close_network", lambda endpoints, _: named.append(list(endpoints)))
+    monkeypatch.setattr(
+        cli_shared, "close_network", lambda endpoints, *_, **__: named.append(list(endpoints))
+    )
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     quickstart = root / "recipes/quickstart-ko.yaml"
     cli_shared.open_recipe(quickstart, ["base.mirrors=[]"])
