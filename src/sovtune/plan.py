@@ -27,9 +27,10 @@ BYTES_PER_TOKEN = 3.0
 """For data that was not tokenised yet. Measured range: 1.3 (SmolLM2 on Korean) to 4.5 (Qwen3 on English)."""
 NUMBER_BYTES = {"bfloat16": 2, "float32": 4}
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16_384}
-"""Tokens that keep a device busy; more at once take memory and save no time. On a CPU a forward and backward pass has
-a fixed cost, restoring 4-bit weights above all: 512 tokens in one pass take 0.7 of the time of 4 times 128, 1,024
-hardly less per token than 2,048 (a 50M and a 135M model, scripts/bench_plan.py). On a GPU it is an assumption."""
+"""Tokens that keep a device busy; more at once take memory and save little time. On a CPU a forward and backward pass
+costs as much as 120 tokens beside its own (restoring 4-bit weights, calls): 512 tokens in one pass took 0.65 of the
+time of 4 times 128, 1,024 took 0.9 of twice 512 (SmolLM2-135M, CPU time of one thread). On a GPU it is an assumption.
+"""
 
 _SHARDED = dict.fromkeys(("fsdp2", "zero3"), ", counted with the whole base though each holds a part of it")
 
