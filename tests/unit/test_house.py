@@ -371,6 +371,12 @@ def test_faults_are_seen(text: str) -> None:
     assert list(faults(ast.parse(text)))
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """Pytest imports test files by their bare names: two of one name cannot be collected in one run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names), [name for name in set(names) if names.count(name) > 1]
+
+
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
     assert not [name for name in modules() if re.search(r"(^|\.)(utils?|helpers?|misc|common)$", name)]
 
