@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -124,6 +125,7 @@ def main() -> int:
     options = parser.parse_args()
     if not (options.corpora / HELD_OUT).is_file():
         parser.error(f"{options.corpora / HELD_OUT} is not there")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that made text is removed
     print(f"{os.cpu_count()} cores, load average at the start {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         figures = show_memory(options, Path(folder)) if options.memory else show_speed(options, Path(folder))

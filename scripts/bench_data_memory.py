@@ -48,12 +48,16 @@ def measure(corpora: Path, scratch: Path, megabytes: float, workers: int) -> Pea
     )
     peaks: dict[int, int] = {}
     together = 0
-    while process.poll() is None:
-        now = {one: figures for one in family(process.pid) if (figures := resident(one)) is not None}
-        for one, (_, peak) in now.items():
-            peaks[one] = max(peak, peaks.get(one, 0))
-        together = max(together, sum(current for current, _ in now.values()))
-        time.sleep(OFTEN)
+    try:
+        while process.poll() is None:
+            now = {one: figures for one in family(process.pid) if (figures := resident(one)) is not None}
+            for one, (_, peak) in now.items():
+                peaks[one] = max(peak, peaks.get(one, 0))
+            together = max(together, sum(current for current, _ in now.values()))
+            time.sleep(OFTEN)
+    finally:
+        process.kill()  # when this program is ended early; its workers end with it
+        process.wait()
     seconds = time.perf_counter() - begun
     if process.returncode:
         sys.exit(f"the scan of {megabytes:g} MB ended with {process.returncode}")

@@ -29,9 +29,10 @@ from pathlib import Path
 
 from plant_defects import HELD_OUT, TWIN, Field, plant, said
 
+from sovtune.data.document import joined
 from sovtune.data.files import LocalFile
 from sovtune.data.gate import JudgedRow, curate
-from sovtune.data.gate_read import GateSource, joined, rows_of, slices
+from sovtune.data.gate_read import GateSource, rows_of, slices
 from sovtune.data.gate_settings import GateSettings
 
 LEAST_RECALL, MOST_FALSE = 0.95, 0.005

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sovtune.data.clean import CleanPolicy, normalise
+from sovtune.data.document import joined
 from sovtune.data.gate import JudgedRow
-from sovtune.data.gate_read import joined
 from sovtune.data.pii import checks
 
 HOST_LETTERS, LINE_LETTERS, LINES = 60, 25, 5

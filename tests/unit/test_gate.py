@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import random
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -384,3 +385,34 @@ def test_five_examples_per_reason_are_the_first(tmp_path):
         _, _, report = run([text_file(tmp_path, *lines, ONE)], work=tmp_path / f"w{size}", shard_bytes=size)
         examples = next(step for step in report.steps if step.name == "language").examples["wrong_language"]
         assert [example.where for example in examples] == [f"a.txt:{number}" for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("quality", [None, Percentiles(low=2, high=98)])
+def test_the_report_says_what_the_rows_say(tmp_path, quality):
+    """It is added up from the shards, and duplicates are looked up in them by place: more than one line of rows each."""
+    words = " ".join([ONE, TWO, THREE, HELD]).split()
+    chance = random.Random(3)
+    texts = [f"{number}번. {' '.join(chance.choices(words, k=60))}" for number in range(300)]
+    texts[150:] = [text if place % 3 else texts[place] for place, text in enumerate(texts[150:])]
+    texts[70] += f" 문의는 {PHONE} 입니다."
+    sources = [
+        text_file(tmp_path, *texts[:170]),
+        json_file(tmp_path, *({"text": text} for text in texts[170:])),
+    ]
+    gate = dataclasses.replace(KO, quality=quality) if quality else KO
+    with curate(sources, gate, tmp_path / "w", workers=1, shard_bytes=9000) as curated:
+        judged, report = list(curated.rows()), curated.report
+    kept = [row for row in judged if row.document is not None]
+    assert report.rows == 300 and report.kept == len(kept) < 260
+    assert report.bytes_kept == sum(len(row.document.text.encode()) for row in kept)
+    assert [entry.kept for entry in report.inputs] == [
+        sum(row.file == source.file.shown for row in kept) for source in sources
+    ]
+    dropped = {step.name: step.rows - step.kept for step in report.steps}
+    assert dropped == {name: sum(row.step == name for row in judged) for name in dropped}
+    examples = [one for step in report.steps for entry in step.examples.values() for one in entry]
+    for example in examples:
+        file, number = example.where.split(":")
+        text = texts[int(number) - 1 + (170 if file == "a.jsonl" else 0)]
+        assert example.text[:20] == text[:20]
+    assert len(examples) >= 5

@@ -1,9 +1,11 @@
 """What of the gate on Ray needs no cluster: addresses, faults, and buckets that do not mind the order of arrival."""
 
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -50,6 +52,19 @@ def test_a_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
         pass
     assert caught.value.fix == 'pip install "sovtune[ray]"'
     assert not list((tmp_path / "work").glob(".part-*"))
+
+
+def test_ray_that_was_imported_too_early_is_refused_and_not_waited_for(tmp_path):
+    """In a process of its own: what Ray read at its import stays."""
+    if find_spec("ray") is None:
+        pytest.skip("sovtune[ray] is not installed")
+    program = (
+        "import ray\nfrom sovtune.data.gate_ray_cluster import import_ray\n"
+        "import_ray(loopback_only=False)\nimport_ray(loopback_only=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "was imported before sovtune could set it up" in done.stderr.splitlines()[-3]
 
 
 def test_a_worker_of_another_version_refuses_to_work(tmp_path):

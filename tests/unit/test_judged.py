@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from sovtune.data.card_schema import Fields, Format
 from sovtune.data.chat import IGNORE, ChatTemplate, Rendered
-from sovtune.data.document import Document, Message
-from sovtune.data.gate_read import joined, texts_of, with_texts
+from sovtune.data.document import Document, Message, joined, texts_of, with_texts
 from sovtune.data.gate_settings import GateSettings
 from sovtune.data.gate_shard import Row
 from sovtune.data.gate_steps import Kept, hide_personal_data, normalise_document
@@ -142,7 +141,7 @@ def test_texts_go_out_and_in_again(texts: list[str], kind: str) -> None:
     changed = with_texts(document, own)
     assert texts_of(changed) == tuple(own)
     assert (changed.good, changed.where) == (document.good, "f:4")
-    assert Row.of_line(Row(1, 9, changed).line(), "f", 3).document == changed
+    assert Row.of_values(Row(1, 9, changed).values(), "f", 3).document == changed
     if kind == "pair":
         assert joined(changed) == "\n".join(texts)
 

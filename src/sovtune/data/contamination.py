@@ -32,7 +32,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sovtune.data.matching import BARRIER, Codes, Index, batches, categories, joined_codes, nfc
+from sovtune.data.matching import BARRIER, Codes, Index, batches, categories, joined_nfc
+from sovtune.data.scripts import codes_of
 
 RUN, RUN_WORDS = 30, 13
 """Shared characters, shared words, from which a text is contaminated."""
@@ -137,7 +138,7 @@ class _Letters:
 
 
 def _reduce(texts: Sequence[str], barrier: np.uint32) -> _Letters:
-    raw = joined_codes([nfc(text) for text in texts])
+    raw = codes_of(joined_nfc(texts))
     folded = _folding()[raw]
     kept = np.flatnonzero(folded > _SEPARATING)
     codes = folded[kept]

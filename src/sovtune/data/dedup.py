@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from itertools import chain
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +36,10 @@ from sovtune.data.matching import (
     Index,
     batches,
     categories,
-    joined_codes,
+    joined_nfc,
     nfc,
 )
+from sovtune.data.scripts import codes_of
 
 THRESHOLD = 0.7
 """Estimated Jaccard index from which two texts are near-duplicates; scripts/bench_dedup.py measures it."""
@@ -78,9 +79,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: the usu
 _SHIFT = np.uint64(29)
 
 
-@dataclass(frozen=True, slots=True)
-class Sketch:
-    """All that comparing needs of one text.
+class Sketch(NamedTuple):
+    """All that comparing needs of one text; a tuple, since one is made for every row.
 
     ``fingerprint`` is 16 bytes. ``signature`` is 129 little-endian uint32 (516 bytes), the MinHash of the
     shingles and their number, or None for a short text. ``length`` counts characters but no white space.
@@ -91,8 +91,7 @@ class Sketch:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One row of a cluster. ``row`` is the row's place in the whole input, however that was sharded."""
 
     row: int
@@ -173,8 +172,7 @@ def _signatures(codes: Codes, starts: Index, ends: Index) -> Signatures:
 
 
 def _sketch_batch(texts: Sequence[str]) -> list[Sketch]:
-    composed = [nfc(text) for text in texts]
-    codes, lengths = _squeeze(joined_codes([text.casefold() for text in composed]))
+    codes, lengths = _squeeze(codes_of(joined_nfc(texts).casefold()))
     ends = np.flatnonzero(codes == BARRIER)
     starts = np.concatenate(([0], ends + 1))[:-1]
     signed = np.flatnonzero(ends - starts >= MIN_CHARACTERS)
@@ -190,7 +188,7 @@ def _sketch_batch(texts: Sequence[str]) -> list[Sketch]:
     ):
         content = data[4 * start : 4 * end]
         if not content:  # "?!" is not "...": a text of punctuation alone is compared as it stands
-            content = b"\0" + "".join(composed[at].split()).encode("utf-8", "surrogatepass")
+            content = b"\0" + "".join(nfc(texts[at]).split()).encode("utf-8", "surrogatepass")
         fingerprint = blake2b(content, digest_size=16).digest()
         sketches.append(Sketch(fingerprint, signatures.get(at), length))
     return sketches

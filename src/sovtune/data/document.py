@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -63,3 +63,34 @@ class Stream:
 
     documents: Iterator[Incoming]
     counts: tuple[Counter[str], ...]
+
+
+def texts_of(document: Document) -> tuple[str, ...]:
+    """The texts of a document: its running text, or what each turn says and last the answer it was preferred to."""
+    if document.text is not None:
+        return (document.text,)
+    rejected = () if document.rejected is None else (document.rejected,)
+    return (*(message.content for message in document.messages), *rejected)
+
+
+def bytes_of(document: Document) -> int:
+    """UTF-8 bytes of a document's texts."""
+    if document.text is not None:
+        return len(document.text.encode("utf-8"))
+    return sum([len(text.encode("utf-8")) for text in texts_of(document)])
+
+
+def joined(document: Document) -> str:
+    """All of a document as one text, a turn on a line."""
+    return document.text if document.text is not None else "\n".join(texts_of(document))
+
+
+def with_texts(document: Document, texts: Sequence[str]) -> Document:
+    """The document with other texts in the place of its own, in the order of ``texts_of``."""
+    if document.text is not None:
+        return replace(document, text=texts[0])
+    number = len(document.messages)
+    turns = zip(document.messages, texts[:number], strict=True)
+    messages = tuple(replace(message, content=text) for message, text in turns)
+    rejected = None if document.rejected is None else texts[number]
+    return replace(document, messages=messages, rejected=rejected)

@@ -3,8 +3,9 @@
 Three passes. First every shard (a slice of about 8 MB of one file) goes through the steps that need no other
 shard, in worker processes, and its result is written to the work folder under a name made from its bytes, the
 settings and the code: a killed run goes on from there, and an edited file has another name. Then duplicates are
-searched for among all rows that are left, and percentiles are taken. The last pass reads the rows in the order of
-the input and says what became of each. The result depends neither on the number of workers nor on the shard size.
+searched for among all rows that are left, and percentiles are taken; the report adds up what the shards counted and
+takes off what this search dropped. The last pass, for who wants the rows, reads them in the order of the input and
+says what became of each. The result depends neither on the number of workers nor on the shard size.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from sovtune.data.document import Document
+from sovtune.data.document import Document, joined
 from sovtune.data.files import hash_file
 from sovtune.data.gate_duplicates import Search
 from sovtune.data.gate_held_out import HeldOut, read_held_out
 from sovtune.data.gate_pool import Engine, LocalEngine, finished_shards
 from sovtune.data.gate_ray import ray_engine
 from sovtune.data.gate_ray_cluster import RayCluster
-from sovtune.data.gate_read import SHARD_BYTES, GateSource, Slice, joined, open_fault, slices, texts_of
+from sovtune.data.gate_read import SHARD_BYTES, GateSource, Slice, open_fault, slices
 from sovtune.data.gate_refine import ShardContext
 from sovtune.data.gate_report import DataGateReport, GateInput, HeldOutSet, Tally, new_tallies, shares
 from sovtune.data.gate_settings import GateSettings, Percentiles
-from sovtune.data.gate_shard import Row, Shard, load_shard, named_disk_faults
+from sovtune.data.gate_shard import Alive, Row, Shard, load_shard, named_disk_faults
 from sovtune.data.gate_steps import shortened
 from sovtune.data.gate_verdicts import JudgedRow, Verdict, VerdictFiles
 from sovtune.data.quality import Measures, Thresholds, from_percentiles
@@ -57,7 +58,11 @@ class Curated:
 
     def documents(self) -> Iterator[Document]:
         """The curated documents, in the order of the input."""
-        return (row.document for row in self.rows() if row.document is not None)
+        return (
+            row.document
+            for _, row, verdict in self._run.rows()
+            if verdict is None and row.document is not None
+        )
 
 
 @contextmanager
@@ -262,41 +267,47 @@ class _Run:
         """``file:row`` of a row of the input, or of a held-out text (negative)."""
         if place < 0:
             return self.held_out.where(-1 - place) if self.held_out else ""
-        number = bisect_right(self.bases, place) - 1
+        number = self._shard_of(place)
         return self.shards[number].where(place - self.bases[number])
 
     def report(self, workers: int, begun: float) -> DataGateReport:
-        """Count once over all rows."""
-        tallies, languages = self.tallies, self.settings.languages
-        kept: Counter[int] = Counter()
-        after: Counter[str] = Counter()
-        bytes_kept = 0
-        for shard, row, verdict in self.rows():
-            if row.document is None:
-                continue
-            step = tallies["duplicates"]
-            if verdict is not None and verdict.step == "quality":
-                step = tallies["quality"]
-            elif self.settings.duplicates:
-                step.rows += 1
-                step.bytes += row.size
-            if verdict is None:
-                kept[shard.source] += 1
-                after.update(row.languages)
-                bytes_kept += sum(len(text.encode("utf-8", "replace")) for text in texts_of(row.document))
-                continue
+        """Add up what the shards counted, and take off what the search among them dropped."""
+        left: list[Alive] = [Alive() for _ in self.sources]
+        for shard in self.shards:
+            left[shard.source].add(shard.alive)
+        self._take_off(left)
+        return self._record(left, workers, time.monotonic() - begun)
+
+    def _take_off(self, left: Sequence[Alive]) -> None:
+        steps = self.tallies
+        if self.settings.duplicates:
+            steps["duplicates"].rows += sum(alive.rows for alive in left)
+            steps["duplicates"].bytes += sum(alive.size for alive in left)
+        for verdict in self.verdicts.read():
+            number = self._shard_of(verdict.row)
+            shard = self.shards[number]
+            row = shard.row(verdict.row - self.bases[number])
+            left[shard.source].count(row, -1)
+            if verdict.step == "quality" and self.settings.duplicates:
+                steps["duplicates"].rows -= 1
+                steps["duplicates"].bytes -= row.size
+            step = steps[verdict.step]
             text = note = ""
             if step.wants_example(verdict.reason):
-                text = shortened(joined(row.document), languages)
+                text = shortened(joined(row.document), self.settings.languages) if row.document else ""
                 if verdict.kept is not None:
                     note = f"{verdict.similarity:.0%} like {self.where(verdict.kept)}"
-            step.drop(verdict.reason, where=row.document.where, text=text, note=note)
-        return self._record(kept, after, bytes_kept, workers, time.monotonic() - begun)
+            step.drop(
+                verdict.reason, where=shard.where(verdict.row - self.bases[number]), text=text, note=note
+            )
 
-    def _record(
-        self, kept: Counter[int], after: Counter[str], bytes_kept: int, workers: int, seconds: float
-    ) -> DataGateReport:
-        tallies = self.tallies
+    def _shard_of(self, place: int) -> int:
+        return bisect_right(self.bases, place) - 1
+
+    def _record(self, left: Sequence[Alive], workers: int, seconds: float) -> DataGateReport:
+        tallies, kept = self.tallies, Alive()
+        for alive in left:
+            kept.add(alive)
         found = tallies["personal_data"].found + tallies["secrets"].found
         before: Counter[str] = Counter()
         for shard in self.shards:
@@ -310,15 +321,15 @@ class _Run:
             language=self.settings.language,
             candidates=self.settings.languages,
             settings=self.settings.in_words(),
-            inputs=tuple(self._input(place, kept[place]) for place in range(len(self.sources))),
+            inputs=tuple(self._input(place, alive.rows) for place, alive in enumerate(left)),
             rows=tallies["read"].rows,
-            kept=kept.total(),
+            kept=kept.rows,
             bytes_read=tallies["read"].bytes,
-            bytes_kept=bytes_kept,
+            bytes_kept=kept.text_bytes,
             steps=tuple(tally.step(name) for name, tally in tallies.items()),
             personal_data=dict(found.most_common()),
             languages_before=shares(before),
-            languages_after=shares(after),
+            languages_after=shares(kept.weights()),
             limits={name: float(limit) for name, limit in limits.items() if limit is not None},
             held_out=self._held_out(tallies["contamination"]),
             seconds=round(seconds, 3),

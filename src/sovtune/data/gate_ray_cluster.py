@@ -10,6 +10,7 @@ import shutil
 import signal
 import site
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -100,8 +101,17 @@ def import_ray(*, loopback_only: bool = False) -> Any:
     """The library, imported with its telemetry switched off.
 
     Raises:
-        EnvironmentFault: it is not installed.
+        EnvironmentFault: it is not installed, or was imported before it could be told to stay on the loopback address.
     """
+    told = all(os.environ.get(name) == value for name, value in _LOOPBACK_ONLY.items())
+    before = sys.modules.get("ray")
+    if loopback_only and not told and before is not None and not before.is_initialized():
+        raise EnvironmentFault(
+            "`ray` was imported before sovtune could set it up",
+            why="it reads once, while it is imported, whether it may use the loopback address, and would wait for "
+            "minutes at another one",
+            fix="set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before `import ray`, or connect with `ray.init` yourself",
+        )
     os.environ.update(_ENVIRONMENT | (_LOOPBACK_ONLY if loopback_only else {}))
     try:
         import ray

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sovtune.data import decode
 from sovtune.data.card_schema import Format
-from sovtune.data.document import Document
+from sovtune.data.document import Document, bytes_of
 from sovtune.data.files import LINE_LIMIT, LocalFile, foreign_kind, named_faults, opened
 from sovtune.data.formats import read_rows
 from sovtune.data.rows import RowFault, guess_format, to_document, type_name
@@ -67,8 +67,7 @@ class Slice:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawRow:
+class RawRow(NamedTuple):
     """A row that was read: its document, or why there is none.
 
     ``changed``: reading already brought the text to NFC. ``size`` counts the UTF-8 bytes of its texts.
@@ -297,7 +296,7 @@ def rows_of(part: Slice, source: GateSource, languages: Sequence[str]) -> Iterat
             yield _document(text.rstrip("\r"), source, number, shown)
             continue
         try:
-            value = json.loads(text)
+            value = _parse(text)
         except (ValueError, RecursionError) as error:
             yield RawRow(
                 number=number, codec=shown, reason="not_json", message=f"not JSON: {error}", size=len(line)
@@ -315,7 +314,7 @@ def rows_of(part: Slice, source: GateSource, languages: Sequence[str]) -> Iterat
 
 def _decode_line(line: bytes, codec: str, languages: Sequence[str]) -> tuple[str, str]:
     """A line as text, and the codec it was read with: UTF-8, the file's, or the likeliest for this line alone."""
-    for known in dict.fromkeys(("utf-8", codec)):
+    for known in ("utf-8", codec):
         try:
             return line.decode(known), known
         except UnicodeDecodeError:
@@ -332,7 +331,7 @@ def _document(value: object, source: GateSource, number: int, codec: str) -> Raw
         document, changed = to_document(value, source.format or _usual_format(value), where)
     except RowFault as fault:
         return RawRow(number=number, codec=codec, reason=fault.reason, message=str(fault))
-    size = sum(len(text.encode("utf-8")) for text in texts_of(document))
+    size = bytes_of(document)
     return RawRow(number=number, codec=codec, document=document, changed=changed, size=size)
 
 
@@ -349,6 +348,7 @@ def _usual_format(value: object) -> Format:
 
 
 _TEXT = Format(kind="text")
+_parse = json.JSONDecoder().decode
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -358,30 +358,6 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
-
-
-def texts_of(document: Document) -> tuple[str, ...]:
-    """The texts of a document: its running text, or what each turn says and last the answer it was preferred to."""
-    if document.text is not None:
-        return (document.text,)
-    rejected = () if document.rejected is None else (document.rejected,)
-    return (*(message.content for message in document.messages), *rejected)
-
-
-def joined(document: Document) -> str:
-    """All of a document as one text, a turn on a line."""
-    return document.text if document.text is not None else "\n".join(texts_of(document))
-
-
-def with_texts(document: Document, texts: Sequence[str]) -> Document:
-    """The document with other texts in the place of its own, in the order of ``texts_of``."""
-    if document.text is not None:
-        return replace(document, text=texts[0])
-    number = len(document.messages)
-    turns = zip(document.messages, texts[:number], strict=True)
-    messages = tuple(replace(message, content=text) for message, text in turns)
-    rejected = None if document.rejected is None else texts[number]
-    return replace(document, messages=messages, rejected=rejected)
 
 
 def open_fault(file: LocalFile) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,21 +14,23 @@ from pathlib import Path
 
 from sovtune.data.contamination import EvalIndex
 from sovtune.data.dedup import sketch_all
-from sovtune.data.document import Document
-from sovtune.data.gate_read import GateSource, RawRow, Slice, joined, rows_of
+from sovtune.data.document import Document, joined
+from sovtune.data.gate_read import GateSource, RawRow, Slice, rows_of
 from sovtune.data.gate_report import new_tallies
 from sovtune.data.gate_settings import GateSettings, Percentiles
 from sovtune.data.gate_shard import (
     FEATURES,
-    NUMBERS,
+    PLACES,
     ROWS,
     SIGNATURES,
     SUMMARY,
+    Alive,
     Feature,
     Row,
     feature_records,
     is_finished,
     named_disk_faults,
+    row_lines,
 )
 from sovtune.data.gate_steps import (
     Dropped,
@@ -99,17 +100,22 @@ class _Refinery:
         self.languages: dict[str, float] = {}  # weights by tag, see data.language
         self.recomposed: set[int] = set()  # rows that reading brought to NFC
         self.measures: dict[int, Measures] = {}
+        self.alive = Alive()
 
     def run(self) -> None:
-        rows = 0
-        paths = [self.folder / name for name in (ROWS, NUMBERS, FEATURES, SIGNATURES)]
+        rows = held = 0
+        paths = [self.folder / name for name in (ROWS, PLACES, FEATURES, SIGNATURES)]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in paths]
-            lines, numbers, records, signatures = files
+            lines, places, records, signatures = files
             for batch in self._batches():
                 self._judge(batch)
-                lines.write("".join(row.line() for row in batch).encode())
-                numbers.write(array("q", [row.number for row in batch]).tobytes())
+                line, place = row_lines(batch, held)
+                lines.write(line)
+                places.write(place)
+                held += len(line)
+                for row in batch:
+                    self.alive.count(row)
                 record, signature = feature_records(self._features(batch, rows))
                 records.write(record)
                 signatures.write(signature)
@@ -122,6 +128,7 @@ class _Refinery:
             "rows": rows,
             "codecs": self.codecs,
             "languages": self.languages,
+            "alive": self.alive.as_json(),
             "tallies": {name: tally.as_json() for name, tally in self.tallies.items()},
         }
         with (self.folder / SUMMARY).open("w", encoding="utf-8") as stream:
@@ -204,7 +211,8 @@ class _Refinery:
         tally = self.tallies[step]
         tally.found.update(outcome.found)
         if step in ("personal_data", "secrets"):
-            row.found.update(outcome.found)
+            for kind, number in outcome.found.items():
+                row.found[kind] = row.found.get(kind, 0) + number
         if isinstance(outcome, Dropped):
             self._drop(step, row, outcome)
             return

@@ -1,10 +1,10 @@
 """A shard's result on disk: a folder that appears whole or not at all, named by everything that decides it.
 
-It holds ``rows.jsonl`` (one line per row: the verdict so far, and the text of rows that are not dropped yet),
-``numbers.bin`` (the number of every row), ``features.bin`` and ``signatures.bin`` (fixed-size records of the rows not
-dropped yet: what duplicates and percentiles are made from) and ``shard.json`` (counts, examples, and the sizes of
-the other files). Rows are numbered from the beginning of the shard, so that the same text at another place is the
-same shard.
+It holds ``rows.jsonl`` (the verdict so far, and the text of rows that are not dropped yet; a line holds some dozens
+of rows), ``places.bin`` (for every row its number and where it stands), ``features.bin`` and ``signatures.bin``
+(fixed-size records of the rows not dropped yet: what duplicates and percentiles are made from) and ``shard.json``
+(counts, examples, what is left of the rows, and the sizes of the other files). Rows are numbered from the beginning of
+the shard, so that the same text at another place is the same shard.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
+from struct import Struct
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sovtune.data.caches import mark_used
 from sovtune.data.dedup import WIDTH, Sketch
-from sovtune.data.document import Document, Message
+from sovtune.data.document import Document, Message, bytes_of
 from sovtune.data.gate_read import GateSource, Slice
 from sovtune.data.gate_report import Tally
 from sovtune.data.quality import Measures
 from sovtune.errors import EnvironmentFault
 
-ROWS, NUMBERS, FEATURES, SIGNATURES = "rows.jsonl", "numbers.bin", "features.bin", "signatures.bin"
+ROWS, PLACES, FEATURES, SIGNATURES = "rows.jsonl", "places.bin", "features.bin", "signatures.bin"
 SUMMARY = "shard.json"
 MEASURES = tuple(entry.name for entry in fields(Measures))
 FEATURE = np.dtype(
@@ -42,8 +44,14 @@ FEATURE = np.dtype(
     ]
 )
 """``place`` counts all rows of the shard from 0; ``signed`` rows have a record in ``signatures.bin``."""
+PLACE = Struct("<qqq")
+"""Number of a row in its slice, the byte of ``rows.jsonl`` at which its line begins, and its place in that line."""
+ROWS_A_LINE = 64
+"""Writing and reading JSON row by row would take as long as the text itself."""
 SIGNATURE_BYTES = 4 * WIDTH
 _AT_ONCE = 4096  # records read together
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder each time
+_decode = json.JSONDecoder().decode
 
 
 @dataclass(slots=True)
@@ -61,18 +69,18 @@ class Row:
     step: str = ""
     reason: str = ""
     changed: list[str] = field(default_factory=list)
-    found: Counter[str] = field(default_factory=Counter)
+    found: dict[str, int] = field(default_factory=dict)
     languages: dict[str, float] = field(default_factory=dict)
     tag: str = ""
 
-    def line(self) -> str:
-        """The row as a line of ``rows.jsonl``."""
+    def values(self) -> list[object]:
+        """The row as JSON values, for ``of_values``."""
         document = self.document
         text: object = None
         if document is not None:
             turns = [[message.role, message.content] for message in document.messages]
             text = [turns, document.rejected, document.good] if document.text is None else document.text
-        values = [
+        return [
             self.number,
             self.size,
             self.step,
@@ -82,12 +90,11 @@ class Row:
             self.languages,
             text,
         ]
-        return json.dumps(values, ensure_ascii=False) + "\n"
 
     @classmethod
-    def of_line(cls, line: str, shown: str, first: int) -> Row:
-        """The inverse of ``line``, with the number and name the row has in its file."""
-        number, size, step, reason, changed, found, languages, text = json.loads(line)
+    def of_values(cls, values: list[Any], shown: str, first: int) -> Row:
+        """The inverse of ``values``, with the number and name the row has in its file."""
+        number, size, step, reason, changed, found, languages, text = values
         where = f"{shown}:{first + number}"
         document = None
         if isinstance(text, str):
@@ -97,12 +104,56 @@ class Row:
             messages = tuple(Message(role, content) for role, content in turns)
             document = Document(where=where, messages=messages, rejected=rejected, good=good)
         tag = next(iter(languages), "")
-        kinds: Counter[str] = Counter(found) if found else Counter()
-        return cls(first + number, size, document, step, reason, changed, kinds, languages, tag)
+        return cls(first + number, size, document, step, reason, changed, found, languages, tag)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feature:
+@dataclass(slots=True)
+class Alive:
+    """Rows that are not dropped yet, added up.
+
+    ``size`` is the UTF-8 bytes of their texts when they came, ``text_bytes`` what those texts have now; ``languages``
+    are hundredths of a weight by tag (see ``data.language``), so that rows can be taken off again exactly.
+    """
+
+    rows: int = 0
+    size: int = 0
+    text_bytes: int = 0
+    languages: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Alive) -> None:
+        """Add what is left elsewhere."""
+        self.rows += other.rows
+        self.size += other.size
+        self.text_bytes += other.text_bytes
+        self.languages.update(other.languages)
+
+    def count(self, row: Row, sign: int = 1) -> None:
+        """Add a row that has its document, or with ``sign`` -1 take it off."""
+        if row.document is None:
+            return
+        self.rows += sign
+        self.size += sign * row.size
+        self.text_bytes += sign * (bytes_of(row.document) if row.changed else row.size)
+        for tag, weight in row.languages.items():
+            self.languages[tag] += sign * round(100 * weight)
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``of``."""
+        return {
+            "rows": self.rows, "size": self.size, "text_bytes": self.text_bytes, "languages": self.languages,
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Alive:
+        """The inverse of ``as_json``."""
+        return cls(**{**values, "languages": Counter(values["languages"])})
+
+    def weights(self) -> dict[str, float]:
+        """The weights by tag."""
+        return {tag: hundredths / 100 for tag, hundredths in self.languages.items() if hundredths}
+
+
+class Feature(NamedTuple):
     """What stays in memory or in the index of one row that is not dropped yet."""
 
     place: int
@@ -125,18 +176,31 @@ class Shard:
     rows: int
     codecs: Mapping[str, int]
     languages: Mapping[str, float]
+    alive: Alive
 
     def read_rows(self) -> Iterator[Row]:
         """Every row in the order of the file."""
         with (self.folder / ROWS).open(encoding="utf-8") as stream:
             for line in stream:
-                yield Row.of_line(line, self.shown, self.first)
+                for values in _decode(line):
+                    yield Row.of_values(values, self.shown, self.first)
+
+    def row(self, place: int) -> Row:
+        """The row at a place of the shard."""
+        _, begins, within = self._place(place)
+        with (self.folder / ROWS).open("rb") as stream:
+            stream.seek(begins)
+            return Row.of_values(_decode(stream.readline().decode())[within], self.shown, self.first)
 
     def where(self, place: int) -> str:
         """``file:row`` of the row at a place of the shard."""
-        with (self.folder / NUMBERS).open("rb") as stream:
-            stream.seek(8 * place)
-            return f"{self.shown}:{self.first + int.from_bytes(stream.read(8), 'little')}"
+        return f"{self.shown}:{self.first + self._place(place)[0]}"
+
+    def _place(self, place: int) -> tuple[int, int, int]:
+        with (self.folder / PLACES).open("rb") as stream:
+            stream.seek(PLACE.size * place)
+            number, begins, within = PLACE.unpack(stream.read(PLACE.size))
+            return number, begins, within
 
     def features(self) -> Iterator[Feature]:
         """The record of every row that is not dropped yet."""
@@ -154,6 +218,23 @@ class Shard:
                         sketch=Sketch(fingerprint, signature, length),
                         measures=_measures(measures),
                     )
+
+
+def row_lines(rows: Sequence[Row], begins: int) -> tuple[bytes, bytes]:
+    """Rows as (lines of ``rows.jsonl``, records of ``places.bin``).
+
+    Args:
+        rows: rows of a shard, in order.
+        begins: bytes that ``rows.jsonl`` has so far.
+    """
+    lines, places = [], []
+    for start in range(0, len(rows), ROWS_A_LINE):
+        group = rows[start : start + ROWS_A_LINE]
+        line = (_encode([row.values() for row in group]) + "\n").encode()
+        lines.append(line)
+        places += [PLACE.pack(row.number, begins, within) for within, row in enumerate(group)]
+        begins += len(line)
+    return b"".join(lines), b"".join(places)
 
 
 def feature_records(features: Sequence[Feature]) -> tuple[bytes, bytes]:
@@ -226,6 +307,7 @@ def load_shard(folder: Path, part: Slice, shown: str, base: int) -> tuple[Shard,
         rows=values["rows"],
         codecs=values["codecs"],
         languages=values["languages"],
+        alive=Alive.of(values["alive"]),
     )
     return shard, tallies
 

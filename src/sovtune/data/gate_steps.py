@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 from sovtune.data.clean import CleanPolicy, normalise, untouched
 from sovtune.data.contamination import EvalIndex
-from sovtune.data.document import Document
-from sovtune.data.gate_read import joined, texts_of, with_texts
+from sovtune.data.document import Document, joined, texts_of, with_texts
 from sovtune.data.gate_settings import GateSettings, PersonalDataPolicy, SecretsPolicy
 from sovtune.data.language import DocumentLanguage
 from sovtune.data.pii import Finding, count, find_personal_data, mask, may_hold

@@ -46,7 +46,7 @@ def incoming(
 
 def _as_they_are(recipe: Recipe, sources: Sources, counts: tuple[Counter[str], ...]) -> Iterator[Incoming]:
     from sovtune.data.curation import candidates, main_language
-    from sovtune.data.gate_read import joined
+    from sovtune.data.document import joined
     from sovtune.data.language import identify_document
 
     tags = candidates(recipe, [loaded for _, loaded in sources])

@@ -43,10 +43,12 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def joined_codes(texts: Sequence[str]) -> Codes:
-    """The code points of all texts, a barrier after each; lone surrogates pass, they are no crash."""
-    joined = "".join(text + _SEPARATOR for text in texts)
-    return np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+def joined_nfc(texts: Sequence[str]) -> str:
+    """``nfc`` of every text, a barrier after each."""
+    joined = "".join([text + _SEPARATOR for text in texts])
+    if joined.count(_SEPARATOR) > len(texts):
+        joined = "".join(nfc(text) + _SEPARATOR for text in texts)
+    return unicodedata.normalize("NFC", joined)
 
 
 @cache

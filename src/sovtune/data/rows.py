@@ -22,12 +22,12 @@ _NEXT: dict[Role | None, tuple[Role, ...]] = {
 }
 """Role of a turn -> roles the next turn may have; None is the beginning."""
 _TOOL_KEYS = ("tool_calls", "function_call")
-_CHARACTERISTIC: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-    ("preference", ("chosen", "rejected")),
-    ("chat", ("messages",)),
-    ("instruction", ("instruction", "output")),
-    ("prompt_completion", ("prompt", "completion")),
-    ("text", ("text",)),
+_CHARACTERISTIC: tuple[tuple[Kind, frozenset[str]], ...] = (
+    ("preference", frozenset({"chosen", "rejected"})),
+    ("chat", frozenset({"messages"})),
+    ("instruction", frozenset({"instruction", "output"})),
+    ("prompt_completion", frozenset({"prompt", "completion"})),
+    ("text", frozenset({"text"})),
 )
 """Kind of row -> the keys that tell it, for cards without ``format``; the first that fits counts."""
 
@@ -69,8 +69,9 @@ def guess_format(names: Mapping[str, object]) -> Format | None:
     """
     if isinstance(names.get("label"), bool) and ("completion" in names or "messages" in names):
         return _usual("feedback")
+    given = names.keys()
     for kind, keys in _CHARACTERISTIC:
-        if all(key in names for key in keys):
+        if given >= keys:
             return _usual(kind)
     return None
 
