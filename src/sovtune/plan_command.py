@@ -10,7 +10,7 @@ from typing import Any
 
 from sovtune.architecture import BaseFacts
 from sovtune.base import ResolvedBase, cache_home, resolve
-from sovtune.data.prepare import find_prepared
+from sovtune.base_place import BasePlace, locate
 from sovtune.errors import UsageError
 from sovtune.machine import Machine, named_machine, this_machine
 from sovtune.plan import (
@@ -97,12 +97,13 @@ def plan_recipe(loaded: LoadedRecipe, options: PlanOptions, say: Say = lambda li
     if options.apply is not None and options.apply.exists():
         raise UsageError("this file is there already", where=str(options.apply), fix="name another file")
     recipe = loaded.resolved()
-    base = resolve(recipe.base, root=loaded.root, offline=True)
+    base = locate(recipe.base, loaded.root)
     facts = read_base_facts(base.folder)
     place = named_machine(options.gpu) if options.gpu else this_machine(recipe.train.run.device)
     speed = None if options.gpu else previous_speed(options.runs_dir, facts)
     if options.probe:
-        data, plan, correction = _probed(recipe, base, facts, place, say)
+        whole = resolve(recipe.base, root=loaded.root, offline=True)
+        data, plan, correction = _probed(recipe, whole, facts, place, say)
     else:
         data, correction = _data(recipe, base), 0
         plan = make_plan(recipe, facts, data, machine=place, speed=speed)
@@ -116,8 +117,11 @@ def plan_recipe(loaded: LoadedRecipe, options: PlanOptions, say: Say = lambda li
     return PlanResult(plan=plan, applied=options.apply)
 
 
-def _data(recipe: Recipe, base: ResolvedBase) -> DataSize:
-    prepared, sources = find_prepared(recipe, base_hash=base.record.content_sha256, cache=cache_home())
+def _data(recipe: Recipe, base: BasePlace) -> DataSize:
+    """The size of the data: of rows that were made for this base, else a guess from the cards."""
+    from sovtune.data.prepare import find_prepared
+
+    prepared, sources = find_prepared(recipe, base_hash=base.content_sha256 or "", cache=cache_home())
     if prepared is not None:
         return data_size(prepared.report)
     rows = sum(entry.rows for source in sources for entry in source.loaded.card.files)

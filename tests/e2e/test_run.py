@@ -1,9 +1,11 @@
 """The whole product as a user runs it, in processes of its own, on a tiny real model."""
 
 import json
+import random
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -149,6 +151,49 @@ def test_kill_9_then_resume_gives_the_losses_of_a_straight_run(finished, tmp_pat
     result = json.loads(resumed.stdout)
     assert set(result) == {"run_dir", "steps", "tokens", "tokens_per_second", "peak_rss_bytes", "loss"}
     assert result["loss"] == step_losses(run_dir)[-1]
+
+
+def saved_steps(run_dir, *, whole):
+    """Steps of the checkpoints on disk: those with their seal, or those still being written."""
+    folders = (run_dir / "checkpoints").glob("checkpoint-*")
+    return [
+        int(folder.name.split("-")[1])
+        for folder in folders
+        if (folder / "sovtune-seal.json").exists() is whole
+    ]
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_cost_nothing(tmp_path):
+    """Each start is killed: eight at a moment of their own, two while a checkpoint is being written."""
+    train = {"steps": 100, "run": {"checkpoint_steps": 1}}
+    (tmp_path / "straight").mkdir()
+    straight = write_project(tmp_path / "straight", **train)
+    assert sovtune("train", straight, folder=straight.parent).returncode == 0
+    recipe = write_project(tmp_path / "killed", **train)
+    run_dir = recipe.parent / "runs" / "tiny-run"
+    moments = random.Random(20261122)
+    in_a_save = 0
+    for kill in range(10):
+        begun_at = max(saved_steps(run_dir, whole=True), default=0)
+        process = start("train", recipe, *(("--resume",) if begun_at else ()), folder=recipe.parent)
+        wait_for_step(run_dir, begun_at + 2, process)  # a line more than the attempt before can have left
+        if kill in (3, 7):
+            while process.poll() is None and not saved_steps(run_dir, whole=False):
+                time.sleep(0.001)
+        else:
+            time.sleep(moments.uniform(0, 0.5))
+        assert process.poll() is None, "the run ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        in_a_save += bool(saved_steps(run_dir, whole=False))
+    assert in_a_save >= 2
+    done = sovtune("train", recipe, "--resume", folder=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    whole = straight.parent / "runs" / "tiny-run"
+    assert step_losses(run_dir) == step_losses(whole)
+    name = "adapter/adapter_model.safetensors"
+    assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):

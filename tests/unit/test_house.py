@@ -31,7 +31,7 @@ ROOMS = {
     "runs": ("runs",),
     "families": ("families",),
     "fastpath": ("fastpath", "fastpath.*"),
-    "base": ("base",),
+    "base": ("base", "base_hashes", "base_place"),
     "plan": (
         "plan", "plan_changes", "plan_cost", "memory", "machine", "architecture", "adapter_shapes", "gpu_table",
     ),
@@ -103,7 +103,7 @@ BETWEEN_STAGES = {
 """Arrows that MAY_USE forbids, each with its reason."""
 
 HOMES = {
-    "bitsandbytes": "adapter_setup fastpath.peft_layers device_checks",
+    "bitsandbytes": "adapter_setup fastpath.four_bit fastpath.peft_layers device_checks",
     "datasets": "probe data.entries data.arrow_rows train.engine",
     "deepspeed": "train.sharding",
     "filelock": "base data.gate",
@@ -113,7 +113,7 @@ HOMES = {
     "jinja2": "card report data.chat",
     "license_expression": "licences",
     "markupsafe": "card report",
-    "numpy": "data.* evaluate.*",
+    "numpy": "data.* evaluate.* fastpath.four_bit",
     "opencc": "data.clean",
     "packaging": "doctor",
     "peft": "model adapter_* fastpath.peft_layers fastpath.principal",
