@@ -97,15 +97,20 @@ def connected(cluster: RayCluster, workers: int | None, folder: Path) -> Iterato
         shutil.rmtree(mark, ignore_errors=True)
 
 
+@cache
+def _loopback_at_import(wanted: bool) -> bool:
+    """Whether Ray was, or is going to be, imported with leave to use the loopback address; asked before it is."""
+    told = all(os.environ.get(name) == value for name, value in _LOOPBACK_ONLY.items())
+    return told or (wanted and sys.modules.get("ray") is None)
+
+
 def import_ray(*, loopback_only: bool = False) -> Any:
     """The library, imported with its telemetry switched off.
 
     Raises:
         EnvironmentFault: it is not installed, or was imported before it could be told to stay on the loopback address.
     """
-    told = all(os.environ.get(name) == value for name, value in _LOOPBACK_ONLY.items())
-    before = sys.modules.get("ray")
-    if loopback_only and not told and before is not None and not before.is_initialized():
+    if not _loopback_at_import(loopback_only) and loopback_only and not sys.modules["ray"].is_initialized():
         raise EnvironmentFault(
             "`ray` was imported before sovtune could set it up",
             why="it reads once, while it is imported, whether it may use the loopback address, and would wait for "
