@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -73,6 +74,12 @@ def peer_python(peer: str) -> Path:
     return place / "bin"
 
 
+def fresh(folder: Path) -> str:
+    """An output folder without what an earlier run left; LLaMA-Factory refuses to write beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return str(folder)
+
+
 def trl_command(work: Work, base: Path) -> list[str]:
     """`trl sft` on the same tokens."""
     (work.folder / "chatml.jinja").write_text(TEMPLATE, encoding="utf-8")
@@ -87,7 +94,7 @@ def trl_command(work: Work, base: Path) -> list[str]:
         "--lora_r", "16", "--lora_alpha", "32", "--lora_dropout", "0", "--lora_target_modules", *TARGETS,
         "--per_device_train_batch_size", str(work.batch), "--gradient_accumulation_steps", "1",
         "--gradient_checkpointing", "false", "--train_sampling_strategy", "sequential",
-        *common(), "--output_dir", str(work.folder / "trl-out"),
+        *common(), "--output_dir", fresh(work.folder / "trl-out"),
     ]  # fmt: skip
 
 
@@ -125,7 +132,7 @@ def llamafactory_command(work: Work, base: Path) -> list[str]:
         "lr_scheduler_type": "cosine", "warmup_steps": 0, "num_train_epochs": 1, "bf16": True, "use_cpu": True,
         "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_shuffling": True,
         "disable_gradient_checkpointing": True, "overwrite_cache": True, "include_num_input_tokens_seen": True,
-        "disable_tqdm": True, "output_dir": str(work.folder / "lf-out"), "seed": 42, "weight_decay": 0.0,
+        "disable_tqdm": True, "output_dir": fresh(work.folder / "lf-out"), "seed": 42, "weight_decay": 0.0,
     }  # fmt: skip
     config = work.folder / "llamafactory.yaml"  # JSON is YAML, and its reader of .json fails
     config.write_text(json.dumps(settings), encoding="utf-8")
@@ -144,7 +151,7 @@ def swift_command(work: Work, base: Path) -> list[str]:
         "--per_device_train_batch_size", str(work.batch), "--gradient_accumulation_steps", "1",
         "--gradient_checkpointing", "false", "--dataset_shuffle", "false", "--train_dataloader_shuffle", "false",
         "--split_dataset_ratio", "0", "--attn_impl", "sdpa", *common(),
-        "--output_dir", str(work.folder / "swift-out"),
+        "--output_dir", fresh(work.folder / "swift-out"),
     ]  # fmt: skip
 
 

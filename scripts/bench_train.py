@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_peers import COMMANDS, HOME, PEERS, Work
+from bench_peers import COMMANDS, HOME, PEERS, Work, fresh
 
 THREADS = "2"
 
@@ -120,6 +120,7 @@ def sovtune_command(
     work: Work, base: Path, *, engine: str = "auto", checkpointing: bool = False
 ) -> list[str]:
     """This script as a worker: sovtune's engine on the rows."""
+    fresh(work.folder / "sovtune-out")
     (work.folder / "rows.json").write_text(json.dumps(work.rows), encoding="utf-8")
     job = {
         "base": str(base), "folder": str(work.folder), "length": work.length, "batch": work.batch,

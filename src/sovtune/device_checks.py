@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from sovtune.gpu_kernels import choose_kernels
+
 GIB = 2**30
 CPUINFO = Path("/proc/cpuinfo")
 NF4_TOLERANCE = 0.02
@@ -54,7 +56,7 @@ def device_checks() -> list[Check]:
     torch_found = check_torch()
     if torch_found.status == "fail":
         return [torch_found]
-    checks = [torch_found, *check_accelerators(), check_cpu(CPUINFO), check_threads()]
+    checks = [torch_found, *check_accelerators(), check_engine(), check_cpu(CPUINFO), check_threads()]
     return [*checks, check_nf4("cuda" if _has_cuda() else "cpu")]
 
 
@@ -107,6 +109,19 @@ def check_accelerators() -> list[Check]:
         for name in others
     ]
     return checks or [Check(name="devices", status="ok", value="no accelerator: training runs on the CPU")]
+
+
+def check_engine() -> Check:
+    """What computes attention, layers and loss on this machine."""
+    import torch
+
+    if not _has_cuda():
+        value = (
+            "the fast CPU path where the base allows it: attention by document, NF4 with LoRA, loss in pieces"
+        )
+        return Check(name="engine", status="ok", value=value)
+    kernels = choose_kernels(capability=torch.cuda.get_device_capability(), compute="bfloat16")
+    return Check(name="engine", status="ok", value="; ".join(kernels.notes))
 
 
 def _is_available(torch: object, device: str) -> bool:

@@ -24,6 +24,10 @@ STATE_8BIT = 2 * (1 + 4 / 256)
 """Bytes of the two moments of 8-bit AdamW: a byte each, and an fp32 scale for each 256 (bitsandbytes)."""
 QUERY_BLOCK = 128
 """Queries that fastpath.attention takes at once in documents of more than twice this length."""
+LENGTH_STEP = 32
+"""Multiple to which fastpath.attention pads short documents that it computes together."""
+SMALL_LAYER = 1 << 22
+"""Weights up to which a 4-bit layer of the fast path keeps its scales restored: 4 bytes for each 64 weights."""
 RUNTIME = 640_000_000
 """A process that trained a tiny model on a CPU: Python, torch, transformers, peft, trl, datasets and their libraries.
 638 MB with torch 2.13, transformers 5.23, trl 1.16 on Linux (scripts/bench_plan.py --runtime)."""
@@ -252,16 +256,18 @@ def _inputs(shapes: list[LinearShape] | tuple[LinearShape, ...]) -> dict[tuple[s
 def probability_entries(tokens: int, document: int) -> int:
     """Attention probabilities of one head for a flat row of documents of this length (fastpath.attention).
 
-    A document of up to two blocks keeps its whole square; a longer one keeps, for each block of queries, the
-    keys up to the block's end.
+    A document of up to two blocks keeps its whole square, rounded up where several are computed together; a longer one
+    keeps, for each block of queries, the keys up to the block's end.
     """
     whole, tail = divmod(tokens, document)
-    return whole * _entries(document) + _entries(tail)
+    tail_too = tail and -(-tail // LENGTH_STEP) == -(-document // LENGTH_STEP)
+    together = whole + bool(tail_too) > 1
+    return whole * _entries(document, together) + _entries(tail, together and bool(tail_too))
 
 
-def _entries(length: int) -> int:
+def _entries(length: int, together: bool) -> int:
     if length <= 2 * QUERY_BLOCK:
-        return length * length
+        return (-(-length // LENGTH_STEP) * LENGTH_STEP) ** 2 if together else length * length
     blocks, tail = divmod(length, QUERY_BLOCK)
     return QUERY_BLOCK * QUERY_BLOCK * blocks * (blocks + 1) // 2 + tail * length
 
@@ -291,9 +297,13 @@ def loss_bytes(facts: BaseFacts, load: Workload) -> int:
 def scratch_bytes(facts: BaseFacts, quantisation: Quantisation, load: Workload) -> int:
     """The largest weight, dequantised, and gradients in a feed-forward block: gate, up and their product.
 
-    int8 weights are restored through fp32; DoRA measures rows of the fp32 weight with its update.
+    int8 weights are restored through fp32; DoRA measures rows of the fp32 weight with its update. Small layers of the
+    fast path keep the scales of double quantisation restored.
     """
     width = load.number_bytes
+    doubled = load.fast and quantisation.double and quantisation.kind in ("nf4", "fp4")
+    small = [shape.parameters for shape in facts.linears if shape.parameters <= SMALL_LAYER]
+    scales = FP32 * sum(small) // 64 if doubled else 0
     largest = max((shape.parameters for shape in facts.linears), default=0)
     restored = {"none": 0, "int8": FP32 + width}.get(quantisation.kind, width) + 2 * FP32 * load.dora
-    return largest * restored + 3 * load.tokens * facts.intermediate * width
+    return largest * restored + 3 * load.tokens * facts.intermediate * width + scales

@@ -12,6 +12,7 @@ from typing import Any
 from sovtune.adapter_files import CONFIG, save_adapter, save_model
 from sovtune.adapter_setup import attach, fast_modules, lora_settings, prepare_dora
 from sovtune.errors import EnvironmentFault, RunFailed
+from sovtune.gpu_kernels import TORCH_ONLY, Kernels, choose_kernels
 from sovtune.quantise import quantisation_settings, quiet_int8, unquantised_layers
 from sovtune.recipe import Recipe
 from sovtune.recipe_base import Quantisation
@@ -36,6 +37,7 @@ class LoadedModel:
     targets: tuple[str, ...]
     trainable_parameters: int
     total_parameters: int
+    kernels: Kernels = TORCH_ONLY
 
 
 def pick_device(wanted: str) -> str:
@@ -130,16 +132,19 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
     if recipe.launch.strategy != "ddp":
         reasons.append(f"{recipe.launch.strategy} gathers a layer only while its own forward pass runs")
     fast, notes = not reasons, tuple(f"plain engine: {reason}" for reason in reasons)
+    kernels = _gpu_kernels(recipe, folder) if device == "cuda" else TORCH_ONLY
+    notes += kernels.notes
     if adapter.kind == "full":
         # AdamW in bf16 loses small updates: weights are fp32, products run in quantisation.compute
         whole = load_base(folder, Quantisation(kind="none", compute="float32"), device)
         for parameter in whole.parameters():
             parameter.requires_grad_(True)
-        return _loaded(whole, device, fast, notes, ("all weights",))
-    model = load_base(folder, quantisation, device, attention=_attention(fast))
+        return replace(_loaded(whole, device, fast, notes, ("all weights",)), kernels=kernels)
+    attention = _attention(fast) if device == "cpu" else kernels.attention
+    model = load_base(folder, quantisation, device, attention=attention)
     adapted = attach(model, recipe, folder, fast=fast)
     targets = lora_settings(adapter, model.config.model_type)["target_modules"]
-    return _loaded(adapted, device, fast, notes, targets)
+    return replace(_loaded(adapted, device, fast, notes, targets), kernels=kernels)
 
 
 def load_with_adapter(
@@ -259,6 +264,28 @@ def _fast_blockers(folder: Path, device: str, *, dropout: float, head_trained: b
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     return select.blockers(config, device=device, dropout=dropout, head_trained=head_trained)
+
+
+def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
+    import torch
+    from transformers import AutoConfig
+
+    from sovtune.fastpath import select
+
+    if recipe.train.run.engine == "plain":
+        return TORCH_ONLY
+    full = recipe.adapter.kind == "full"
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    blockers = select.loss_blockers(config, head_trained=full or recipe.adapter.trains_output)
+    if recipe.launch.strategy != "ddp":
+        blockers.append(f"{recipe.launch.strategy} gathers a layer only while its own forward pass runs")
+    finer = recipe.train.finer
+    return choose_kernels(
+        capability=torch.cuda.get_device_capability(),
+        compute="float32" if full else recipe.base.quantisation.compute,
+        loss_blockers=blockers,
+        shaped_loss=bool(finer.label_smoothing or finer.z_loss),
+    )
 
 
 def _attention(fast: bool) -> str:

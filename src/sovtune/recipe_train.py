@@ -32,7 +32,7 @@ class Run(Section):
     """Engine room: what changes speed and safety but not the result's meaning."""
 
     engine: Literal["auto", "plain"] = "auto"
-    """auto: the fast path where it applies, with the reason where not; plain: PEFT and transformers only."""
+    """auto: the fast path (CPU) or installed kernels (GPU) where they fit, else the reason; plain: neither."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about 0.7x the speed, same losses."""
     checkpoint_steps: int = Field(default=20, ge=1, le=10**6, json_schema_extra=unit("steps"))

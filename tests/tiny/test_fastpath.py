@@ -76,11 +76,18 @@ def test_fast_equals_plain_on_nf4_in_bf16(tmp_path, kind):
     assert min(cosines) > 0.98
 
 
-def test_long_documents_are_walked_in_blocks_with_the_same_result():
+LONG = [130, 1, 569]
+SHORT = [5, 30, 31, 32, 33, 40, 64, 64, 1, 100, 97, 255, 256, 250]
+
+
+@pytest.mark.parametrize("lengths", [LONG, SHORT, SHORT[::-1], [50] * 14, [*SHORT[:4], *LONG]])
+def test_attention_is_that_of_each_document_alone(lengths):
+    """Long documents are walked in blocks, short ones of nearly equal length go together."""
     torch.manual_seed(0)
-    tokens, heads, kv_heads, size = 700, 4, 2, 8
+    torch.manual_seed(0)
+    tokens, heads, kv_heads, size = sum(lengths), 4, 2, 8
     q, k, v = (torch.randn(tokens, h, size, requires_grad=True) for h in (heads, kv_heads, kv_heads))
-    bounds = [0, 130, 131, 700]
+    bounds = [0, *itertools.accumulate(lengths)]
     out = attention.DocumentAttention.apply(q, k, v, bounds, size**-0.5)
     weight = torch.randn_like(out)
     grads = torch.autograd.grad((out * weight).sum(), (q, k, v))

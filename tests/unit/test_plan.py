@@ -280,7 +280,7 @@ def test_bytes_of_a_small_model_by_hand(facts: BaseFacts) -> None:
     made = {
         "activations": 2 * (100 * (norms + qkv + gated + inputs + inner) + 2 * 4 * 100 * 100),
         "logits": 100 * 64 * 6 + 100 * 1000 * 12 + 2 * 100 * 64 * 2,
-        "scratch": 2 * (160 * 64 + 3 * 100 * 160),
+        "scratch": 2 * (160 * 64 + 3 * 100 * 160) + 4 * linear // 64,
     }
     assert plan.memory_bytes == {
         "weights_4bit": round(linear * (4 + 1 / 8 + 1 / 512) / 8),
@@ -443,7 +443,9 @@ def test_checkpointing_saves_and_long_documents_cost(facts: BaseFacts) -> None:
 def test_attention_blocks_by_hand() -> None:
     assert memory.probability_entries(256, 256) == 256 * 256
     assert memory.probability_entries(300, 300) == 128 * 128 + 128 * 256 + 44 * 300
-    assert memory.probability_entries(250, 100) == 2 * 100 * 100 + 50 * 50
+    assert memory.probability_entries(250, 100) == 2 * 128 * 128 + 50 * 50
+    assert memory.probability_entries(298, 100) == 3 * 128 * 128
+    assert memory.probability_entries(150, 100) == 100 * 100 + 50 * 50
 
 
 def test_the_plain_path_pays_for_padding_and_logits(facts: BaseFacts) -> None:

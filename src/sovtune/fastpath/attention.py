@@ -9,7 +9,9 @@ backward is the slow part (2.3 to 8.5 times slower than two batched products, sc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ NAME = "sovtune_documents"
 QUERY_BLOCK = 128
 # A document longer than two blocks is walked in blocks of queries, so that most of the upper triangle, which the
 # mask would throw away, is never computed.
+LENGTH_STEP = 32
+"""Documents whose lengths round up to the same multiple of this are computed together: a row of short dialogues is a
+few batches then, where one by one most of the time went into starting small products."""
 _masks: dict[tuple[int, int, torch.dtype], Tensor] = {}
 _MASKS_KEPT = 512
 
@@ -44,6 +49,70 @@ def _block_size(length: int) -> int:
     return length if length <= 2 * QUERY_BLOCK else QUERY_BLOCK
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Short documents of nearly equal length, computed as one batch in which each is padded at its end to ``length``.
+
+    Padding needs no mask of its own: it comes after the document, so causality hides it from every query that counts.
+
+    ``gather`` are the tokens of the row that stand in the padded batch [documents * length], any token where there is
+    padding (``pads``); ``slots`` are the places of the ``tokens`` in it.
+    """
+
+    documents: int
+    length: int
+    gather: Tensor
+    pads: Tensor
+    slots: Tensor
+    tokens: Tensor
+
+    def lay(self, x: Tensor, kv_heads: int) -> Tensor:
+        """[N, H, D] -> [documents * K, H / K * length, D]."""
+        return self._by_head(x.index_select(0, self.gather), kv_heads)
+
+    def lay_gradient(self, x: Tensor, kv_heads: int) -> Tensor:
+        """As ``lay``, with zeros where there is padding."""
+        return self._by_head(x.index_select(0, self.gather).index_fill_(0, self.pads, 0), kv_heads)
+
+    def _by_head(self, padded: Tensor, kv_heads: int) -> Tensor:
+        heads, size = padded.shape[1:]
+        by_document = padded.view(self.documents, self.length, kv_heads, heads // kv_heads, size)
+        return by_document.permute(0, 2, 3, 1, 4).reshape(self.documents * kv_heads, -1, size)
+
+    def put(self, out: Tensor, laid: Tensor, kv_heads: int) -> None:
+        """The inverse of ``lay``: into the rows of ``out`` [N, H, D] that belong to these documents."""
+        heads, size = out.shape[1:]
+        by_head = laid.view(self.documents, kv_heads, heads // kv_heads, self.length, size)
+        padded = by_head.permute(0, 3, 1, 2, 4).reshape(-1, heads, size)
+        out.index_copy_(0, self.tokens, padded.index_select(0, self.slots))
+
+
+@lru_cache(maxsize=4)
+def arranged(bounds: tuple[int, ...]) -> tuple[tuple[Together, ...], tuple[tuple[int, int], ...]]:
+    """Documents of a row: batches of short ones, and spans of those computed alone (long, or of a length of their own).
+
+    Every layer asks for the same row, forwards and backwards.
+    """
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for a, b in itertools.pairwise(bounds):
+        by_length.setdefault(-(-(b - a) // LENGTH_STEP) * LENGTH_STEP, []).append((a, b))
+    batches: list[Together] = []
+    alone: list[tuple[int, int]] = []
+    for length, documents in by_length.items():
+        if len(documents) == 1 or length > 2 * QUERY_BLOCK:
+            alone += documents
+            continue
+        starts = torch.tensor([a for a, _ in documents])[:, None]
+        sizes = torch.tensor([b - a for a, b in documents])[:, None]
+        places = torch.arange(length)[None]
+        real = (places < sizes).view(-1)
+        gather = (starts + torch.minimum(places, sizes - 1)).view(-1)
+        slots = real.nonzero().view(-1)
+        pads = (~real).nonzero().view(-1)
+        batches.append(Together(len(documents), length, gather, pads, slots, gather[slots]))
+    return tuple(batches), tuple(sorted(alone))
+
+
 class DocumentAttention(torch.autograd.Function):
     """softmax(scale * Q K^T + causal) V for each document [bounds[i], bounds[i+1]) on its own."""
 
@@ -56,22 +125,24 @@ class DocumentAttention(torch.autograd.Function):
         out = q.new_empty(tokens, heads, size)
         keep = any(ctx.needs_input_grad)
         probabilities: list[Tensor] = []
-        for a, b in itertools.pairwise(bounds):
+        batches, alone = arranged(tuple(bounds))
+        for batch in batches:
+            kd, vd = batch.lay(k, kv_heads), batch.lay(v, kv_heads)
+            p = _probabilities(batch.lay(q, kv_heads), kd, group, scale)
+            batch.put(out, torch.bmm(p, vd), kv_heads)
+            if keep:
+                probabilities.append(p)
+        for a, b in alone:
             kd, vd = _by_kv_head(k, a, b, kv_heads), _by_kv_head(v, a, b, kv_heads)
             step = _block_size(b - a)
             for i in range(a, b, step):
                 e = min(i + step, b)
-                seen = e - a
-                scores = torch.bmm(_by_kv_head(q, i, e, kv_heads), kd[:, :seen].transpose(1, 2)).mul_(scale)
-                scores = scores.view(kv_heads, group, e - i, seen).add_(
-                    _causal_mask(e - i, seen, scores.dtype)
-                )
-                p = torch.softmax(scores, -1).view(kv_heads, -1, seen)  # the kernel accumulates in fp32
-                out[i:e] = torch.bmm(p, vd[:, :seen]).view(heads, e - i, size).transpose(0, 1)
+                p = _probabilities(_by_kv_head(q, i, e, kv_heads), kd[:, : e - a], group, scale)
+                out[i:e] = torch.bmm(p, vd[:, : e - a]).view(heads, e - i, size).transpose(0, 1)
                 if keep:
                     probabilities.append(p)
         ctx.save_for_backward(q, k, v, *probabilities)
-        ctx.bounds, ctx.scale = bounds, scale
+        ctx.bounds, ctx.scale = tuple(bounds), scale
         return out
 
     @staticmethod
@@ -84,31 +155,71 @@ class DocumentAttention(torch.autograd.Function):
         q, k, v, *probabilities = ctx.saved_tensors
         blocks = iter(probabilities)
         kv_heads = k.shape[1]
-        heads, size = q.shape[1:]
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for a, b in zip(ctx.bounds, ctx.bounds[1:], strict=False):
-            kd, vd = _by_kv_head(k, a, b, kv_heads), _by_kv_head(v, a, b, kv_heads)
-            step = _block_size(b - a)
-            # Sums over query blocks are kept in fp32; a document of one block needs no sum.
-            gk = torch.zeros(kd.shape, dtype=torch.float32) if step < b - a else None
-            gv = torch.zeros(vd.shape, dtype=torch.float32) if step < b - a else None
-            for i in range(a, b, step):
-                e = min(i + step, b)
-                seen = e - a
-                p = next(blocks)
-                qd, gd = _by_kv_head(q, i, e, kv_heads), _by_kv_head(grad, i, e, kv_heads)
-                ds = torch.bmm(gd, vd[:, :seen].transpose(1, 2))
-                ds = torch.ops.aten._softmax_backward_data(ds, p, -1, p.dtype).mul_(ctx.scale)
-                dq[i:e] = torch.bmm(ds, kd[:, :seen]).view(heads, e - i, size).transpose(0, 1)
-                block_k, block_v = torch.bmm(ds.transpose(1, 2), qd), torch.bmm(p.transpose(1, 2), gd)
-                if gk is None or gv is None:
-                    gk, gv = block_k, block_v
-                else:
-                    gk[:, :seen] += block_k
-                    gv[:, :seen] += block_v
-            if gk is not None and gv is not None:
-                dk[a:b], dv[a:b] = gk.transpose(0, 1).to(dk.dtype), gv.transpose(0, 1).to(dv.dtype)
-        return dq, dk, dv, None, None
+        gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        batches, alone = arranged(ctx.bounds)
+        for batch in batches:
+            p = next(blocks)
+            qd, kd, vd = (batch.lay(x, kv_heads) for x in (q, k, v))
+            gd = batch.lay_gradient(grad, kv_heads)
+            ds = _score_gradient(gd, vd, p, ctx.scale)
+            laid = torch.bmm(ds, kd), torch.bmm(ds.transpose(1, 2), qd), torch.bmm(p.transpose(1, 2), gd)
+            for whole, part in zip(gradients, laid, strict=True):
+                batch.put(whole, part, kv_heads)
+        for a, b in alone:
+            _backward_alone(q, k, v, grad, blocks, (a, b), ctx.scale, gradients)
+        return *gradients, None, None
+
+
+def _probabilities(q: Tensor, k: Tensor, group: int, scale: float) -> Tensor:
+    """Of queries [B, G * queries, D] that are the last of the keys [B, keys, D]: [B, G * queries, keys]."""
+    keys = k.shape[1]
+    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale).view(len(q), group, -1, keys)
+    scores.add_(_causal_mask(scores.shape[2], keys, scores.dtype))
+    return torch.softmax(scores, -1).view(len(q), -1, keys)  # the kernel accumulates in fp32
+
+
+def _score_gradient(grad: Tensor, v: Tensor, p: Tensor, scale: float) -> Tensor:
+    """Gradient of Q K^T from that of the output."""
+    dp = torch.bmm(grad, v.transpose(1, 2))
+    ds: Tensor = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+    return ds.mul_(scale)
+
+
+def _backward_alone(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    blocks: Iterator[Tensor],
+    span: tuple[int, int],
+    scale: float,
+    gradients: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """The part of one document, in the blocks of queries of the forward pass; written into ``gradients``."""
+    a, b = span
+    dq, dk, dv = gradients
+    kv_heads = k.shape[1]
+    heads, size = q.shape[1:]
+    kd, vd = _by_kv_head(k, a, b, kv_heads), _by_kv_head(v, a, b, kv_heads)
+    step = _block_size(b - a)
+    # Sums over query blocks are kept in fp32; a document of one block needs no sum.
+    gk = torch.zeros(kd.shape, dtype=torch.float32) if step < b - a else None
+    gv = torch.zeros(vd.shape, dtype=torch.float32) if step < b - a else None
+    for i in range(a, b, step):
+        e = min(i + step, b)
+        seen = e - a
+        p = next(blocks)
+        qd, gd = _by_kv_head(q, i, e, kv_heads), _by_kv_head(grad, i, e, kv_heads)
+        ds = _score_gradient(gd, vd[:, :seen], p, scale)
+        dq[i:e] = torch.bmm(ds, kd[:, :seen]).view(heads, e - i, size).transpose(0, 1)
+        block_k, block_v = torch.bmm(ds.transpose(1, 2), qd), torch.bmm(p.transpose(1, 2), gd)
+        if gk is None or gv is None:
+            gk, gv = block_k, block_v
+        else:
+            gk[:, :seen] += block_k
+            gv[:, :seen] += block_v
+    if gk is not None and gv is not None:
+        dk[a:b], dv[a:b] = gk.transpose(0, 1).to(dk.dtype), gv.transpose(0, 1).to(dv.dtype)
 
 
 def document_attention(

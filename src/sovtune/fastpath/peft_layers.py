@@ -33,6 +33,19 @@ def frozen_weight(base_layer: Any) -> Tensor:
     return stored
 
 
+SMALL_LAYER = 1 << 22
+"""Weights up to which a 4-bit layer keeps its scales restored (1/16 byte a weight): below it, restoring the 8-bit
+scales of double quantisation takes about as long as restoring the weights."""
+
+
+def _scales(state: Any) -> Tensor:
+    """The fp32 scales of a 4-bit weight, one a block."""
+    stored: Tensor = state.absmax
+    if state.nested:
+        stored = bnb_functional.dequantize_blockwise(stored, state.state2) + state.offset
+    return stored.float()
+
+
 def _applies(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """One active, unmerged adapter without dropout, of a kind that ``_fused`` knows."""
     active = layer.active_adapters
@@ -90,13 +103,27 @@ class FastLinear4bit(PeftLinear4bit):  # type: ignore[misc]
     something else, and training could not go on. Here they stay as they are.
     """
 
+    _kept_scales: Tensor | None = None
+
+    def _weight(self) -> Tensor:
+        state = self.base_layer.weight.quant_state
+        scales = self._kept_scales
+        if scales is None:
+            scales = _scales(state)
+            if state.shape.numel() <= SMALL_LAYER:
+                self._kept_scales = scales
+        restored: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+            self.base_layer.weight.data, scales, state.blocksize, state.quant_type, state.shape, state.dtype
+        )
+        return restored
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """X [..., in] -> [..., out]."""
         repacked = getattr(self.base_layer.weight.quant_state, "packing_format_for_cpu", False)
         if repacked or not _applies(self, args, kwargs):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        return _fused(self, x, lambda: frozen_weight(self.base_layer))
+        return _fused(self, x, self._weight)
 
 
 class FastLinear8bit(PeftLinear8bit):  # type: ignore[misc]

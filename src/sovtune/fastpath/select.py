@@ -28,13 +28,17 @@ def blockers(config: Any, *, device: str, dropout: float, head_trained: bool = F
         reasons.append(f"model type {config.model_type} has no equality test yet")
     if dropout > 0:
         reasons.append("adapter.dropout is above 0")
-    if head_trained:
-        reasons.append("the output layer is trained, the fast loss needs it frozen")
     if getattr(config, "attention_dropout", 0):
         reasons.append("the base uses attention dropout")
     layer_types = set(getattr(config, "layer_types", None) or ())
     if layer_types - {"full_attention"}:
         reasons.append(f"layers of type {', '.join(sorted(layer_types - {'full_attention'}))}")
+    return reasons + loss_blockers(config, head_trained=head_trained)
+
+
+def loss_blockers(config: Any, *, head_trained: bool = False) -> list[str]:
+    """Reasons why the loss cannot be made from hidden states and the head's weight alone; arguments as above."""
+    reasons = ["the output layer is trained, the fast loss needs it frozen"] if head_trained else []
     reasons += [f"the base uses {key}" for key in _SOFTCAPS if getattr(config, key, None)]
     reasons += [
         f"the base uses {key}" for key in _LOGIT_SCALES if getattr(config, key, None) not in (None, 1, 1.0)

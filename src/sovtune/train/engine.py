@@ -20,7 +20,9 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from sovtune.errors import RunInterrupted, TrainingDiverged
+from sovtune.fastpath.head_loss import head_loss
 from sovtune.fastpath.loss import next_token_loss
+from sovtune.gpu_kernels import Kernels
 from sovtune.model import LoadedModel, save_trained
 from sovtune.recipe import Recipe
 from sovtune.recipe_preference import preference_settings
@@ -39,7 +41,7 @@ from sovtune.train.out_of_memory import (
 )
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
-from sovtune.train.settings import check_settings, tracker_environment, trainer_settings
+from sovtune.train.settings import check_settings, layer_settings, tracker_environment, trainer_settings
 from sovtune.train.sharding import shard_base, whole_weights
 from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
@@ -85,9 +87,9 @@ class Trainer(SharingTrainer):
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, fast: bool, train: Train, **kwargs: Any):
+    def __init__(self, *, fast: bool, kernels: Kernels, train: Train, **kwargs: Any):
         super().__init__(**kwargs)
-        self.fast = fast
+        self.fast, self.kernels = fast, kernels
         self.train_section = train
         # Our loss divides by the tokens of the whole step itself; the trainer must not divide by micro-batches again.
         self.model_accepts_loss_kwargs = True
@@ -117,24 +119,23 @@ class Trainer(SharingTrainer):
         total = float(num_items_in_batch) if num_items_in_batch is not None else float(max(supervised, 1))
         self.counts.supervised += supervised
         smoothing, z_weight = self.train_section.finer.label_smoothing, self.train_section.finer.z_loss
-        if not self.fast:
-            self.counts.tokens += int(inputs["attention_mask"].sum())
-            if smoothing or z_weight:
-                ids = {name: value for name, value in inputs.items() if name != "labels"}
-                logits = model(**ids, use_cache=False).logits
-                return logits_loss(logits, labels, smoothing=smoothing, z_weight=z_weight) / total
-            loss: Tensor = model(**inputs, num_items_in_batch=total, use_cache=False).loss
-            return loss
-        self.counts.tokens += labels.numel()
+        shape: dict[str, Any] = {"smoothing": smoothing, "z_weight": z_weight}
+        self.counts.tokens += labels.numel() if self.fast else int(inputs["attention_mask"].sum())
+        ids = {name: value for name, value in inputs.items() if name != "labels"}
+        if self.fast:
+            return next_token_loss(*self._states(model, ids), labels, **shape) / total
+        if self.kernels.loss != "torch":
+            return head_loss(self.kernels.loss, *self._states(model, ids), labels, **shape) / total
+        if smoothing or z_weight:
+            return logits_loss(model(**ids, use_cache=False).logits, labels, **shape) / total
+        loss: Tensor = model(**inputs, num_items_in_batch=total, use_cache=False).loss
+        return loss
+
+    def _states(self, model: Any, ids: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What the decoder hands to the output layer, and that layer's weight."""
         base = self.accelerator.unwrap_model(model).get_base_model()
-        hidden = base.get_decoder()(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            document_bounds=inputs["document_bounds"],
-            use_cache=False,
-        ).last_hidden_state
-        head = base.get_output_embeddings().weight
-        return next_token_loss(hidden, head, labels, smoothing=smoothing, z_weight=z_weight) / total
+        hidden = base.get_decoder()(**ids, use_cache=False).last_hidden_state
+        return hidden, base.get_output_embeddings().weight
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """DoRA's magnitudes are lengths of whole weight rows: decay would shrink the base itself."""
@@ -262,6 +263,7 @@ def _trainer(
         device=loaded.device,
     )
     settings["activation_checkpointing"] = recovery.kept.checkpointing
+    settings |= layer_settings(loaded.kernels)
     if job.group.world > 1:
         settings["gradient_accumulation_steps"] = micro_batches_per_step(
             job.rows_per_step, settings["per_device_train_batch_size"], job.group
@@ -274,6 +276,7 @@ def _trainer(
         shard_base(loaded.model, job.group, loaded.device)
     common: dict[str, Any] = {
         "fast": loaded.fast,
+        "kernels": loaded.kernels,
         "counts": counts,
         "recovery": recovery,
         "group": job.group,

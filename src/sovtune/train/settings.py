@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sovtune.errors import EnvironmentFault, UsageError
+from sovtune.gpu_kernels import Kernels
 from sovtune.recipe import Recipe
 from sovtune.recipe_train import WSD_DECAY
 
@@ -150,6 +151,18 @@ def trainer_settings(
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "deepspeed": deepspeed_config(recipe, device) if recipe.launch.strategy == "zero3" else None,
     }
+
+
+def layer_settings(kernels: Kernels) -> dict[str, Any]:
+    """Settings that let transformers put Liger's norms, rotary positions and MLP in place of the model's own.
+
+    Its losses stay off: the loss is ours (see ``fastpath.head_loss``).
+    """
+    if kernels.layers != "liger":
+        return {}
+    config = {"rope": True, "rms_norm": True, "swiglu": True, "geglu": True, "layer_norm": True}
+    losses = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    return {"use_liger_kernel": True, "liger_kernel_config": config | losses}
 
 
 def deepspeed_config(recipe: Recipe, device: str) -> dict[str, Any]:
