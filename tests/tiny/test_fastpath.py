@@ -84,7 +84,6 @@ SHORT = [5, 30, 31, 32, 33, 40, 64, 64, 1, 100, 97, 255, 256, 250]
 def test_attention_is_that_of_each_document_alone(lengths):
     """Long documents are walked in blocks, short ones of nearly equal length go together."""
     torch.manual_seed(0)
-    torch.manual_seed(0)
     tokens, heads, kv_heads, size = sum(lengths), 4, 2, 8
     q, k, v = (torch.randn(tokens, h, size, requires_grad=True) for h in (heads, kv_heads, kv_heads))
     bounds = [0, *itertools.accumulate(lengths)]
