@@ -26,6 +26,8 @@ QUERY_BLOCK = 128
 """Queries that fastpath.attention takes at once in documents of more than twice this length."""
 LENGTH_STEP = 32
 """Multiple to which fastpath.attention pads short documents that it computes together."""
+PROMPTS_AT_ONCE = 8
+"""Sample answers that evaluate.answers writes together."""
 SMALL_LAYER = 1 << 22
 """Weights up to which a 4-bit layer of the fast path keeps its scales restored: 4 bytes for each 64 weights."""
 RUNTIME = 640_000_000
@@ -67,7 +69,7 @@ class Workload:
     """What one micro-batch makes the machine hold.
 
     ``tokens`` counts padding too; ``document`` is the longest document in tokens; ``fast`` the fast CPU path;
-    ``number_bytes`` w; ``optimizer`` of ``train.finer``; ``answer_tokens`` a prompt of the evaluation with its answer.
+    ``number_bytes`` w; ``optimizer`` of ``train.finer``; ``answer_tokens`` prompts answered together, with answers.
     """
 
     tokens: int

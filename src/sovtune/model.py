@@ -12,6 +12,7 @@ from typing import Any
 from sovtune.adapter_files import CONFIG, save_adapter, save_model
 from sovtune.adapter_setup import attach, fast_modules, lora_settings, prepare_dora
 from sovtune.errors import EnvironmentFault, RunFailed
+from sovtune.fastpath.heap import keep_few_kernels
 from sovtune.gpu_kernels import TORCH_ONLY, Kernels, choose_kernels
 from sovtune.quantise import quantisation_settings, quiet_int8, unquantised_layers
 from sovtune.recipe import Recipe
@@ -71,6 +72,7 @@ def load_base(folder: Path, quantisation: Quantisation, device: str, *, attentio
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    keep_few_kernels()
     settings = quantisation_settings(quantisation, unquantised_layers(folder, quantisation.skip))
     config = BitsAndBytesConfig(**settings) if settings else None
     if quantisation.kind in ("nf4", "fp4"):

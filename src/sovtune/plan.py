@@ -13,7 +13,7 @@ from sovtune.architecture import BaseFacts, read_base_facts
 from sovtune.errors import DataRefused, EnvironmentFault
 from sovtune.fastpath import select
 from sovtune.machine import Machine, this_machine
-from sovtune.memory import Need, Workload, need
+from sovtune.memory import PROMPTS_AT_ONCE, Need, Workload, need
 from sovtune.plan_changes import Situation, changes_until
 from sovtune.plan_cost import Speed, cost, previous_speed, work_flop
 from sovtune.recipe import Recipe
@@ -287,7 +287,9 @@ def _workload(recipe: Recipe, data: DataSize, *, fast: bool, gpu: bool) -> Workl
     if not fast:
         documents = ceil(Fraction(data.documents, data.rows)) * (train.run.micro_rows or 1)
         tokens = max(tokens, documents * document)
-    prompt = max((len(text.encode()) for text in recipe.evaluate.prompts), default=0)
+    prompts = recipe.evaluate.prompts
+    prompt = max((len(text.encode()) for text in prompts), default=0)
+    answer = prompt + 64 + recipe.evaluate.max_new_tokens if prompt else 0
     return Workload(
         tokens=tokens,
         document=document,
@@ -300,7 +302,7 @@ def _workload(recipe: Recipe, data: DataSize, *, fast: bool, gpu: bool) -> Workl
         number_bytes=NUMBER_BYTES[recipe.base.quantisation.compute],
         optimizer=train.finer.optimizer,
         # a byte of a prompt is a token at worst; the template's words come on top
-        answer_tokens=prompt + 64 + recipe.evaluate.max_new_tokens if prompt else 0,
+        answer_tokens=answer * min(len(prompts), PROMPTS_AT_ONCE),
     )
 
 

@@ -7,26 +7,24 @@ given back once it is quantised: 2.2 GB (``scripts/bench_train.py --load``).
 
 from __future__ import annotations
 
-import ctypes
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from sovtune.fastpath.heap import give_back
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 TRIM_BYTES = 64 << 20
-"""Bytes read between two calls of ``malloc_trim``: freed tensors of 10 to 100 MB otherwise stay in the heap of glibc,
+"""Bytes read until freed memory is given back: freed tensors of 10 to 100 MB otherwise stay in the heap of glibc,
 0.8 GB of them at 1.5 billion parameters."""
 
 
 class _Trimmer:
-    """Gives freed memory back to the system as reading goes on; without glibc there is nothing to do."""
+    """Gives freed memory back to the system as reading goes on."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        self._trim = getattr(libc, "malloc_trim", None)
         self._since = 0
 
     def count(self, size: int) -> None:
@@ -36,8 +34,7 @@ class _Trimmer:
 
     def now(self) -> None:
         self._since = 0
-        if self._trim is not None:
-            self._trim(0)
+        give_back()
 
 
 class LazyTensor:
