@@ -49,6 +49,7 @@ def choose_kernels(
     *,
     capability: tuple[int, int],
     compute: str,
+    layers_known: bool = True,
     loss_blockers: Sequence[str] = (),
     shaped_loss: bool = False,
     installed: Installed = installed_version,
@@ -58,6 +59,7 @@ def choose_kernels(
     Args:
         capability: of the device, such as (8, 0).
         compute: dtype of products, as a recipe writes it.
+        layers_known: whether Liger Kernel has layers for this type of model.
         loss_blockers: why the loss cannot be made from hidden states and the head's weight.
         shaped_loss: label smoothing or a z-loss is wanted, which cut cross-entropy does not have.
         installed: asked for versions.
@@ -76,10 +78,16 @@ def choose_kernels(
     else:
         attention = "flash_attention_2"
         notes.append(f"attention: {FLASH} {flash}")
-    notes.append(f"layers: {LIGER} {liger}" if liger else f"layers: torch ({LIGER} is not installed)")
+    layers: Layers = "liger" if liger and layers_known else "torch"
+    if layers == "liger":
+        notes.append(f"layers: {LIGER} {liger}")
+    else:
+        notes.append(
+            f"layers: torch ({LIGER} {'does not know this type of model' if liger else 'is not installed'})"
+        )
     loss, why = _loss(cut, liger, compute, loss_blockers, shaped_loss)
     notes.append(f"loss: {why}")
-    return Kernels(attention=attention, layers="liger" if liger else "torch", loss=loss, notes=tuple(notes))
+    return Kernels(attention=attention, layers=layers, loss=loss, notes=tuple(notes))
 
 
 def _loss(

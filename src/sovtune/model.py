@@ -13,7 +13,7 @@ from sovtune.adapter_files import CONFIG, save_adapter, save_model
 from sovtune.adapter_setup import attach, fast_modules, lora_settings, prepare_dora
 from sovtune.errors import EnvironmentFault, RunFailed
 from sovtune.fastpath.heap import keep_few_kernels
-from sovtune.gpu_kernels import TORCH_ONLY, Kernels, choose_kernels
+from sovtune.gpu_kernels import LIGER, TORCH_ONLY, Kernels, choose_kernels, installed_version
 from sovtune.quantise import quantisation_settings, quiet_int8, unquantised_layers
 from sovtune.recipe import Recipe
 from sovtune.recipe_base import Quantisation
@@ -273,6 +273,7 @@ def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
     from transformers import AutoConfig
 
     from sovtune.fastpath import select
+    from sovtune.fastpath.head_loss import liger_model_types
 
     if recipe.train.run.engine == "plain":
         return TORCH_ONLY
@@ -285,6 +286,7 @@ def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
     return choose_kernels(
         capability=torch.cuda.get_device_capability(),
         compute="float32" if full else recipe.base.quantisation.compute,
+        layers_known=installed_version(LIGER) is None or config.model_type in liger_model_types(),
         loss_blockers=blockers,
         shaped_loss=bool(finer.label_smoothing or finer.z_loss),
     )

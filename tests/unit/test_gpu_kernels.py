@@ -19,6 +19,7 @@ AMPERE, TURING = (8, 6), (7, 5)
         (ALL, AMPERE, {"shaped_loss": True}, ("flash_attention_2", "liger", "liger")),
         ({CUT: "25.1.1"}, AMPERE, {"shaped_loss": True}, ("sdpa", "torch", "torch")),
         ({LIGER: "0.8.5"}, AMPERE, {}, ("sdpa", "liger", "liger")),
+        (ALL, AMPERE, {"layers_known": False}, ("flash_attention_2", "torch", "cut")),
         (ALL, AMPERE, {"loss_blockers": ["the head is trained"]}, ("flash_attention_2", "liger", "torch")),
     ],
 )
@@ -36,6 +37,10 @@ def test_reasons_name_the_package_and_what_it_lacks():
     old = choose_kernels(capability=TURING, compute="bfloat16", installed=ALL.get)
     assert old.notes[0] == "attention: torch (flash-attn needs compute capability 8.0, this GPU has 7.5)"
     none = choose_kernels(capability=AMPERE, compute="bfloat16", installed={}.get)
+    other = choose_kernels(
+        capability=AMPERE, compute="bfloat16", layers_known=False, installed={LIGER: "0.8.5"}.get
+    )
+    assert other.notes[1] == "layers: torch (liger-kernel does not know this type of model)"
     assert none.notes[2] == "loss: torch (neither cut-cross-entropy nor liger-kernel is installed)"
 
 

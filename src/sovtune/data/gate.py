@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 
 from sovtune.data.document import Document, joined
@@ -283,23 +284,26 @@ class _Run:
         if self.settings.duplicates:
             steps["duplicates"].rows += sum(alive.rows for alive in left)
             steps["duplicates"].bytes += sum(alive.size for alive in left)
-        for verdict in self.verdicts.read():
-            number = self._shard_of(verdict.row)
-            shard = self.shards[number]
-            row = shard.row(verdict.row - self.bases[number])
-            left[shard.source].count(row, -1)
-            if verdict.step == "quality" and self.settings.duplicates:
-                steps["duplicates"].rows -= 1
-                steps["duplicates"].bytes -= row.size
-            step = steps[verdict.step]
-            text = note = ""
-            if step.wants_example(verdict.reason):
-                text = shortened(joined(row.document), self.settings.languages) if row.document else ""
-                if verdict.kept is not None:
-                    note = f"{verdict.similarity:.0%} like {self.where(verdict.kept)}"
-            step.drop(
-                verdict.reason, where=shard.where(verdict.row - self.bases[number]), text=text, note=note
-            )
+        for number, group in groupby(self.verdicts.read(), lambda verdict: self._shard_of(verdict.row)):
+            shard, verdicts = self.shards[number], list(group)
+            rows = shard.rows_at(verdict.row - self.bases[number] for verdict in verdicts)
+            for verdict, row in zip(verdicts, rows, strict=True):
+                left[shard.source].count(row, -1)
+                self._count_dropped(verdict, row)
+
+    def _count_dropped(self, verdict: Verdict, row: Row) -> None:
+        if row.document is None:  # the search looks at rows with a document only
+            return
+        if verdict.step == "quality" and self.settings.duplicates:
+            self.tallies["duplicates"].rows -= 1
+            self.tallies["duplicates"].bytes -= row.size
+        step = self.tallies[verdict.step]
+        text = note = ""
+        if step.wants_example(verdict.reason):
+            text = shortened(joined(row.document), self.settings.languages)
+            if verdict.kept is not None:
+                note = f"{verdict.similarity:.0%} like {self.where(verdict.kept)}"
+        step.drop(verdict.reason, where=row.document.where, text=text, note=note)
 
     def _shard_of(self, place: int) -> int:
         return bisect_right(self.bases, place) - 1

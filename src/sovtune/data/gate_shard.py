@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -185,22 +185,22 @@ class Shard:
                 for values in _decode(line):
                     yield Row.of_values(values, self.shown, self.first)
 
-    def row(self, place: int) -> Row:
-        """The row at a place of the shard."""
-        _, begins, within = self._place(place)
-        with (self.folder / ROWS).open("rb") as stream:
-            stream.seek(begins)
-            return Row.of_values(_decode(stream.readline().decode())[within], self.shown, self.first)
+    def rows_at(self, places: Iterable[int]) -> Iterator[Row]:
+        """The rows at ascending places of the shard; a line that holds several of them is read once."""
+        held: list[list[Any]] = []
+        at = -1
+        with (self.folder / PLACES).open("rb") as index, (self.folder / ROWS).open("rb") as stream:
+            for place in places:
+                _, begins, within = _place(index, place)
+                if begins != at:
+                    stream.seek(begins)
+                    held, at = _decode(stream.readline().decode()), begins
+                yield Row.of_values(held[within], self.shown, self.first)
 
     def where(self, place: int) -> str:
         """``file:row`` of the row at a place of the shard."""
-        return f"{self.shown}:{self.first + self._place(place)[0]}"
-
-    def _place(self, place: int) -> tuple[int, int, int]:
-        with (self.folder / PLACES).open("rb") as stream:
-            stream.seek(PLACE.size * place)
-            number, begins, within = PLACE.unpack(stream.read(PLACE.size))
-            return number, begins, within
+        with (self.folder / PLACES).open("rb") as index:
+            return f"{self.shown}:{self.first + _place(index, place)[0]}"
 
     def features(self) -> Iterator[Feature]:
         """The record of every row that is not dropped yet."""
@@ -218,6 +218,13 @@ class Shard:
                         sketch=Sketch(fingerprint, signature, length),
                         measures=_measures(measures),
                     )
+
+
+def _place(index: BinaryIO, place: int) -> tuple[int, int, int]:
+    """The record of ``places.bin`` at a place."""
+    index.seek(PLACE.size * place)
+    number, begins, within = PLACE.unpack(index.read(PLACE.size))
+    return number, begins, within
 
 
 def row_lines(rows: Sequence[Row], begins: int) -> tuple[bytes, bytes]:

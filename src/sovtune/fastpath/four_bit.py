@@ -1,7 +1,7 @@
 """Weights to 4 bits on the CPU, five to ten times faster than bitsandbytes does it, and equal to it bit for bit.
 
 bitsandbytes 0.50 has no CPU kernel for ``quantize_4bit``: it falls back to ``torch.bucketize``, a binary search for
-each weight (45 ns; a minute of one core for 1.5 billion weights). A weight's code is the number of midpoints between
+each weight (50 ns; a minute of one core for 1.5 billion weights). A weight's code is the number of midpoints between
 neighbouring levels that lie below it: fifteen comparisons of a block that stays in the second-level cache, which the
 processor does 16 at a time. Here that is registered as the operator's CPU kernel with ``torch.library``, the way
 bitsandbytes adds devices.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-IGNORE = -100
+from sovtune.fastpath.loss import IGNORE
 
 
 def head_loss(
@@ -42,3 +42,10 @@ def head_loss(
     )
     fused: Tensor = measure(head, states, targets)
     return fused
+
+
+def liger_model_types() -> frozenset[str]:
+    """Model types whose layers Liger Kernel can replace; it passes over all others without a word."""
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    return frozenset(MODEL_TYPE_TO_APPLY_LIGER_FN)

@@ -35,7 +35,7 @@ def frozen_weight(base_layer: Any) -> Tensor:
 
 SMALL_LAYER = 1 << 22
 """Weights up to which a 4-bit layer keeps its scales restored (1/16 byte a weight): below it, restoring the 8-bit
-scales of double quantisation takes about as long as restoring the weights."""
+scales of double quantisation takes more than half as long as restoring the weights."""
 
 
 def _scales(state: Any) -> Tensor:
