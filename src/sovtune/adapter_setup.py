@@ -91,6 +91,10 @@ def attach(model: Any, recipe: Recipe, folder: Path, *, fast: bool) -> Any:
     start_adapter(adapted, adapter.init, folder)
     if adapter.continue_from is not None:
         continue_from(adapted, Path(adapter.continue_from), recipe.base)
+    if fast:
+        from sovtune.fastpath.blocks import replace_blocks
+
+        replace_blocks(adapted)
     return adapted
 
 

@@ -62,6 +62,7 @@ _SAME_INPUT = {
     "gate_proj": "gate_up",
     "up_proj": "gate_up",
 }
+_GATED = {"gate_proj", "up_proj", "down_proj"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +204,12 @@ def saved_by_layer(facts: BaseFacts, trained: Trained, load: Workload) -> int:
 
     Counted per token for a llama-like layer (a test counts what autograd really keeps):
 
-    - a norm keeps its input in fp32 and its inverse root mean square: 4 E + 4; norms on q and k heads keep
-      4 (Q + K) + 4 (heads + kv heads) together;
+    - a norm keeps its input and its inverse root mean square: w E + 4 on the fast path, else 4 E + 4; norms on q and k
+      heads keep so many bytes of Q + K, and 4 for each head;
     - attention keeps q, k, v: w (Q + 2 K), and on the fast path its probabilities (``probability_entries``),
       on the plain path its output w Q and 4 bytes per head for the normaliser;
-    - silu(gate) * up keeps gate, silu(gate), up: 3 w I;
+    - silu(gate) * up keeps gate, silu(gate), up: 3 w I; on the fast path gate and up, and the input of down is not kept
+      either, unless DoRA is on a layer of the block;
     - an adapted linear keeps its input and x A^T (r numbers). On the fast path in w bytes, one input for
       q, k, v and one for gate, up; on the plain path PEFT makes an fp32 copy for each, and dropout a mask;
     - DoRA on the fast path keeps the product it scales, w for each output, and once for all tokens a row's length
@@ -216,11 +218,13 @@ def saved_by_layer(facts: BaseFacts, trained: Trained, load: Workload) -> int:
     """
     width = load.number_bytes
     q, k = facts.heads * facts.head_size, facts.kv_heads * facts.head_size
-    per_token = (
-        facts.norms * (FP32 * facts.hidden + FP32) + width * (q + 2 * k) + 3 * width * facts.intermediate
-    )
+    norm_width = width if load.fast and not load.full else FP32
+    per_token = facts.norms * (norm_width * facts.hidden + FP32) + width * (q + 2 * k)
+    per_token += 3 * width * facts.intermediate
+    if load.fast and not load.full:
+        per_token -= width * sum(_lean_blocks(facts, trained, load).values()) // facts.layers
     if facts.head_norms:
-        per_token += FP32 * (q + k) + FP32 * (facts.heads + facts.kv_heads)
+        per_token += norm_width * (q + k) + FP32 * (facts.heads + facts.kv_heads)
     if load.fast:
         attention = width * facts.heads * probability_entries(load.tokens, load.document)
     else:
@@ -242,8 +246,24 @@ def _inputs_kept(facts: BaseFacts, trained: Trained, load: Workload) -> int:
     inner = sum(rank for _, rank in trained.layers) * (2 if trained.frozen_copies else 1)
     if load.fast:
         scaled = width * sum(shape.outputs for shape in shapes) if load.dora else 0
-        return width * (sum(_inputs(shapes).values()) + inner) + scaled
+        lean = {f"{block}.down_proj" for block in _lean_blocks(facts, trained, load)}
+        keeping = [shape for shape in shapes if shape.name not in lean]
+        return width * (sum(_inputs(keeping).values()) + inner) + scaled
     return sum((FP32 + load.dropout) * shape.inputs for shape in shapes) + FP32 * inner
+
+
+def _lean_blocks(facts: BaseFacts, trained: Trained, load: Workload) -> dict[str, int]:
+    """Feed-forward blocks of fastpath.blocks by name, and their widths I."""
+    blocks: dict[str, dict[str, int]] = {}
+    for shape in facts.linears:
+        parent, _, last = shape.name.rpartition(".")
+        blocks.setdefault(parent, {})[last] = shape.inputs
+    scaled = {shape.name.rpartition(".")[0] for shape, _ in trained.layers} if load.dora else set()
+    return {
+        name: block["down_proj"]
+        for name, block in blocks.items()
+        if block.keys() >= _GATED and name not in scaled
+    }
 
 
 def _inputs(shapes: list[LinearShape] | tuple[LinearShape, ...]) -> dict[tuple[str, str], int]:

@@ -1,13 +1,17 @@
 """The fast path equals the plain path: losses, gradients, isolation of documents; in fp32 and bf16."""
 
 import itertools
+from collections import Counter
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from sovtune.fastpath import attention, select
+from sovtune.fastpath.blocks import LeanNorm
 from sovtune.fastpath.loss import next_token_loss, token_losses
 from sovtune.model import load_with_new_adapter
+from sovtune.recipe_adapter import Adapter
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from tiny_models import make_base
 from tiny_runs import make_recipe, make_rows
@@ -39,11 +43,16 @@ def loss_and_gradients(loaded, rows):
     return float(loss.detach()), gradients
 
 
-def both(tmp_path, kind, *, tied=True, quantised=False, compute="float32"):
+def both(tmp_path, kind, *, tied=True, quantised=False, compute="float32", **adapter):
     base = make_base(tmp_path / "base", kind, tied=tied, dtype=compute)
     rows = list(make_rows(3, seed=1))
-    fast = load_with_new_adapter(make_recipe(quantised=quantised, compute=compute), base)
-    plain = load_with_new_adapter(make_recipe(quantised=quantised, compute=compute, engine="plain"), base)
+
+    def loaded(engine):
+        recipe = make_recipe(quantised=quantised, compute=compute, engine=engine)
+        changed = Adapter.model_validate({**recipe.adapter.model_dump(exclude_unset=True), **adapter})
+        return load_with_new_adapter(recipe.model_copy(update={"adapter": changed}), base)
+
+    fast, plain = loaded("auto"), loaded("plain")
     assert fast.fast
     assert not plain.fast
     return loss_and_gradients(fast, rows), loss_and_gradients(plain, rows)
@@ -56,13 +65,54 @@ def test_the_types_people_use_most_are_supported():
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_equals_plain_in_fp32(tmp_path, kind, tied):
-    (fast_loss, fast), (plain_loss, plain) = both(tmp_path, kind, tied=tied)
+    assert_equal(*both(tmp_path, kind, tied=tied))
+
+
+def assert_equal(fast_result, plain_result):
+    (fast_loss, fast), (plain_loss, plain) = fast_result, plain_result
     assert fast_loss == pytest.approx(plain_loss, rel=1e-5)
     assert fast.keys() == plain.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(
             fast[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name
         )
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"targets": ["q_proj", "v_proj"]},
+        {"targets": ["down_proj"]},
+        {"targets": ["up_proj", "k_proj"]},
+        {"layers": [1]},
+        {"dora": True, "targets": ["gate_proj", "o_proj"]},
+    ],
+)
+def test_blocks_with_few_adapters_or_none_equal_plain_ones(tmp_path, adapter):
+    """A feed-forward block is one function whichever of its layers learn, and layer by layer with DoRA."""
+    assert_equal(*both(tmp_path, "llama", **adapter))
+
+
+@pytest.mark.parametrize(("kind", "blocks", "norms"), [("llama", 2, 5), ("qwen3", 2, 9), ("glm4", 0, 9)])
+def test_lean_blocks_take_the_place_of_those_they_equal(tmp_path, kind, blocks, norms):
+    model = load_with_new_adapter(make_recipe(), make_base(tmp_path / "base", kind)).model
+    kinds = Counter(type(module).__name__ for module in model.modules())
+    assert (kinds["GatedFeedForward"], kinds["LeanNorm"]) == (blocks, norms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lean_norm_has_the_gradient_of_the_plain_one(dtype):
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(48, eps=1e-5).to(dtype).requires_grad_(False)
+    norm.weight.copy_(torch.rand(48) + 0.5)
+    x = torch.randn(2, 7, 48, dtype=dtype, requires_grad=True)
+    before = x.detach().clone()
+    weight = torch.randn_like(x)
+    mine, theirs = LeanNorm(norm)(x), norm(x)
+    assert torch.equal(mine, theirs)
+    (mine_dx,), (theirs_dx,) = (torch.autograd.grad((y * weight).sum(), x) for y in (mine, theirs))
+    torch.testing.assert_close(mine_dx, theirs_dx)
+    assert torch.equal(x, before)  # in fp32 nothing is copied that could be written to instead
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -127,7 +127,18 @@ def test_fewer_targets_keep_less_and_the_plan_knows(tmp_path: Path) -> None:
     assert three - two < planned_bytes(recipe("auto"), facts, 1)
 
 
-@pytest.mark.parametrize("adapter", [{"dora": True}, {"init": "pissa"}, {"rank_pattern": {"q_proj": 24}}])
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"dora": True},
+        {"dora": True, "targets": ["q_proj", "o_proj"]},
+        {"dora": True, "targets": ["up_proj"]},
+        {"targets": ["q_proj", "v_proj"]},
+        {"targets": ["up_proj", "k_proj"]},
+        {"init": "pissa"},
+        {"rank_pattern": {"q_proj": 24}},
+    ],
+)
 def test_other_adapters_keep_what_the_plan_counts(tmp_path: Path, adapter: dict[str, Any]) -> None:
     made = recipe("auto", **adapter)
     three = kept_bytes(made, tiny_base(tmp_path / "3", LlamaConfig, 3), 1)

@@ -275,8 +275,8 @@ def test_bytes_of_a_small_model_by_hand(facts: BaseFacts) -> None:
     linear = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 160 * 64 * 3)
     adapter = 2 * 8 * (128 * 2 + 96 * 2 + 224 * 3)
     kept = 1000 * 64 + 5 * 64
-    norms, qkv, gated = 2 * (4 * 64 + 4), 2 * (64 + 2 * 32), 3 * 2 * 160
-    inputs, inner = 2 * (64 + 64 + 64 + 160), 7 * 2 * 8
+    norms, qkv, gated = 2 * (2 * 64 + 4), 2 * (64 + 2 * 32), 2 * 2 * 160
+    inputs, inner = 2 * (64 + 64 + 64), 7 * 2 * 8
     made = {
         "activations": 2 * (100 * (norms + qkv + gated + inputs + inner) + 2 * 4 * 100 * 100),
         "logits": 100 * 64 * 6 + 100 * 1000 * 12 + 2 * 100 * 64 * 2,

@@ -6,44 +6,85 @@ the backward pass of the same layer (casts, copies of x, the dequantised weight)
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 
+class Frozen(NamedTuple):
+    """What does not learn: a function that returns the weight [out, in] in the dtype of x, the bias, the scale s."""
+
+    weight: Callable[[], Tensor]
+    bias: Tensor | None
+    scale: float
+
+
+class Part(NamedTuple):
+    """A linear layer with its update: adapter A [r, in], B [out, r]; both None where it has none."""
+
+    a: Tensor | None
+    b: Tensor | None
+    frozen: Frozen
+
+
+def product(rows: Tensor, a: Tensor | None, b: Tensor | None, frozen: Frozen) -> tuple[Tensor, Tensor | None]:
+    """Rows [N, in] -> y [N, out] and x A^T [N, r], which the backward pass wants."""
+    y = F.linear(rows, frozen.weight(), frozen.bias)
+    if a is None or b is None:
+        return y, None
+    inner = rows @ a.to(rows.dtype).t()
+    y.addmm_(inner, b.to(rows.dtype).t(), alpha=frozen.scale)
+    return y, inner
+
+
+def adapter_gradients(
+    g: Tensor, rows: Tensor, inner: Tensor | None, a: Tensor | None, b: Tensor | None, scale: float
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """S g B [N, r], which dx needs too; dA = (s g B)^T x; dB = s g^T (x A^T)."""
+    if inner is None or a is None or b is None:
+        return None, None, None
+    through = (g @ b.to(g.dtype)).mul_(scale)
+    da = (through.t() @ rows).to(a.dtype)
+    db = (g.t() @ inner).mul_(scale).to(b.dtype)
+    return through, da, db
+
+
+def add_input_gradient(
+    dx: Tensor | None, g: Tensor, through: Tensor | None, a: Tensor | None, frozen: Frozen
+) -> Tensor:
+    """Dx + g W + (s g B) A. W is dequantised again instead of kept."""
+    dx = g @ frozen.weight() if dx is None else dx.addmm_(g, frozen.weight())
+    return dx if through is None or a is None else dx.addmm_(through, a.to(g.dtype))
+
+
 class LoraLinear(torch.autograd.Function):
-    """Frozen weight W [out, in] given as a function that returns it, adapter A [r, in], B [out, r], scale s."""
+    """Product and gradients of one layer."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: Any, bias: Tensor | None, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, frozen: Frozen) -> Tensor:
         """X [..., in] -> [..., out]."""
         rows = x.reshape(-1, x.shape[-1])
-        y = F.linear(rows, weight(), bias)
-        inner = rows @ a.to(x.dtype).t()
-        y.addmm_(inner, b.to(x.dtype).t(), alpha=scale)
+        y, inner = product(rows, a, b, frozen)
         ctx.save_for_backward(rows, inner, a, b)
-        ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
+        ctx.frozen, ctx.shape = frozen, x.shape
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
-        """DB = s g^T (x A^T); dA = (s g B)^T x; dx = g W + (s g B) A. W is dequantised again instead of kept."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """As in ``adapter_gradients`` and ``add_input_gradient``."""
         rows, inner, a, b = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1])
-        through = (g @ b.to(g.dtype)).mul_(ctx.scale)
+        through, da, db = adapter_gradients(g, rows, inner, a, b, ctx.frozen.scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (g @ ctx.weight()).addmm_(through, a.to(g.dtype)).view(ctx.shape)
-        da = (through.t() @ rows).to(a.dtype)
-        db = (g.t() @ inner).mul_(ctx.scale).to(b.dtype)
-        return dx, da, db, None, None, None
+            dx = add_input_gradient(None, g, through, a, ctx.frozen).view(ctx.shape)
+        return dx, da, db, None
 
 
-def lora_linear(x: Tensor, a: Tensor, b: Tensor, weight: Any, bias: Tensor | None, scale: float) -> Tensor:
-    """Call ``LoraLinear``; ``weight`` is a function without arguments that returns W in the dtype of x."""
-    out: Tensor = LoraLinear.apply(x, a, b, weight, bias, scale)  # type: ignore[no-untyped-call]
+def lora_linear(x: Tensor, part: Part) -> Tensor:
+    """Call ``LoraLinear``."""
+    out: Tensor = LoraLinear.apply(x, *part)  # type: ignore[no-untyped-call]
     return out

@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor
 
-from sovtune.fastpath.linear import lora_linear
+from sovtune.fastpath.linear import Frozen, Part, lora_linear
 from sovtune.fastpath.principal import PrincipalStart
 
 
@@ -46,52 +46,83 @@ def _scales(state: Any) -> Tensor:
     return stored.float()
 
 
-def _applies(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """One active, unmerged adapter without dropout, of a kind that ``_fused`` knows."""
+def _applies(layer: Any) -> bool:
+    """One active, unmerged adapter without dropout, of a kind that is known here."""
     active = layer.active_adapters
     return bool(
-        not args
-        and not kwargs
-        and not layer.merged
+        not layer.merged
         and len(active) == 1
         and isinstance(layer.lora_variant.get(active[0]), PrincipalStart | DoraLinearVariant | None)
         and isinstance(layer.lora_dropout[active[0]], torch.nn.Identity)
     )
 
 
-def _fused(layer: Any, x: Tensor, weight: Callable[[], Tensor]) -> Tensor:
-    bias = layer.base_layer.bias
-    if bias is not None and bias.dtype != x.dtype:  # bitsandbytes casts it too
-        bias = bias.to(x.dtype)
-    if layer.disable_adapters:
-        return torch.nn.functional.linear(x, weight(), bias)
+def _bias(base_layer: Any, x: Tensor) -> Tensor | None:
+    bias: Tensor | None = base_layer.bias
+    return bias if bias is None else bias.to(x.dtype)  # bitsandbytes casts it too
+
+
+def _part(layer: Any, x: Tensor, weight: Callable[[], Tensor]) -> Part:
     (name,) = layer.active_adapters
-    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+    return Part(*_matrices(layer), Frozen(weight, _bias(layer.base_layer, x), layer.scaling[name]))
+
+
+def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
+    """A and B of the active adapter."""
+    (name,) = layer.active_adapters
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     variant = layer.lora_variant.get(name)
-    if isinstance(variant, PrincipalStart):
-        return lora_linear(x, *variant.joined(a, b), weight, bias, scale)
-    if isinstance(variant, DoraLinearVariant):
-        magnitude = layer.lora_magnitude_vector[name].weight
-        return _dora(x, (a, b, magnitude), weight, bias, scale)
-    return lora_linear(x, a, b, weight, bias, scale)
+    return variant.joined(a, b) if isinstance(variant, PrincipalStart) else (a, b)
 
 
-def _dora(
-    x: Tensor,
-    trained: tuple[Tensor, Tensor, Tensor],
-    weight: Callable[[], Tensor],
-    bias: Tensor | None,
-    scale: float,
-) -> Tensor:
+def part_of(layer: Any, x: Tensor) -> Part | None:
+    """A linear layer, with an adapter or without, as a product; None where it does something else with this input."""
+    if not isinstance(layer, FastLinear4bit | FastLinear8bit | FastLinear):
+        return _bare(layer, x)
+    weight = layer.weight_for(x)
+    if weight is None or layer.disable_adapters or not _applies(layer):
+        return None
+    if isinstance(layer.lora_variant.get(layer.active_adapters[0]), DoraLinearVariant):
+        return None
+    return _part(layer, x, weight)
+
+
+def _bare(layer: Any, x: Tensor) -> Part | None:
+    """A frozen layer without an adapter."""
+    if type(layer) not in (Linear4bit, Linear8bitLt, torch.nn.Linear) or layer.weight.requires_grad:
+        return None
+    if _repacked(layer) or (type(layer) is torch.nn.Linear and layer.weight.dtype != x.dtype):
+        return None
+    return Part(None, None, Frozen(lambda: frozen_weight(layer).to(x.dtype), _bias(layer, x), 0.0))
+
+
+def _repacked(base_layer: Any) -> bool:
+    """Whether bitsandbytes has brought the weights into the order of its own CPU kernel."""
+    return bool(getattr(getattr(base_layer.weight, "quant_state", None), "packing_format_for_cpu", False))
+
+
+def _fused(layer: Any, x: Tensor, weight: Callable[[], Tensor]) -> Tensor:
+    if layer.disable_adapters:
+        return torch.nn.functional.linear(x, weight(), _bias(layer.base_layer, x))
+    (name,) = layer.active_adapters
+    if isinstance(layer.lora_variant.get(name), DoraLinearVariant):
+        return _dora(layer, x, weight)
+    return lora_linear(x, _part(layer, x, weight))
+
+
+def _dora(layer: Any, x: Tensor, weight: Callable[[], Tensor]) -> Tensor:
     """DoRA (arXiv 2402.09353) of A, B, m: rows of V = W + s B A get the lengths m, y = m / |V| (x V^T) + b.
 
     As in section 4.3 of the paper |V| counts as a constant, so no gradient goes through it. The quotient is near 1,
     where bf16 is too coarse for the steps of m: only its distance from 1 is rounded.
     """
-    a, b, magnitude = trained
+    (name,) = layer.active_adapters
+    a, b = _matrices(layer)
+    scale, bias = layer.scaling[name], _bias(layer.base_layer, x)
+    magnitude: Tensor = layer.lora_magnitude_vector[name].weight
     with torch.no_grad():
         length: Tensor = torch.linalg.vector_norm(weight().float() + scale * (b @ a).float(), dim=1)
-    y = lora_linear(x, a, b, weight, None, scale)
+    y = lora_linear(x, Part(a, b, Frozen(weight, None, scale)))
     y = torch.addcmul(y, y, (magnitude / length - 1).to(y.dtype))
     return y if bias is None else y + bias
 
@@ -104,6 +135,10 @@ class FastLinear4bit(PeftLinear4bit):  # type: ignore[misc]
     """
 
     _kept_scales: Tensor | None = None
+
+    def weight_for(self, x: Tensor) -> Callable[[], Tensor] | None:
+        """A function that restores the weight; None where it is repacked."""
+        return None if _repacked(self.base_layer) else self._weight
 
     def _weight(self) -> Tensor:
         state = self.base_layer.weight.quant_state
@@ -119,11 +154,11 @@ class FastLinear4bit(PeftLinear4bit):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """X [..., in] -> [..., out]."""
-        repacked = getattr(self.base_layer.weight.quant_state, "packing_format_for_cpu", False)
-        if repacked or not _applies(self, args, kwargs):
+        weight = self.weight_for(x)
+        if weight is None or args or kwargs or not _applies(self):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        return _fused(self, x, self._weight)
+        return _fused(self, x, weight)
 
 
 class FastLinear8bit(PeftLinear8bit):  # type: ignore[misc]
@@ -133,20 +168,29 @@ class FastLinear8bit(PeftLinear8bit):  # type: ignore[misc]
     that row alone, whatever it is packed with.
     """
 
+    def weight_for(self, x: Tensor) -> Callable[[], Tensor]:
+        """A function that restores the weight."""
+        return lambda: frozen_weight(self.base_layer).to(x.dtype)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """X [..., in] -> [..., out]."""
-        if not _applies(self, args, kwargs):
+        if args or kwargs or not _applies(self):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        return _fused(self, x, lambda: frozen_weight(self.base_layer).to(x.dtype))
+        return _fused(self, x, self.weight_for(x))
 
 
 class FastLinear(PeftLinear):  # type: ignore[misc]
     """LoRA on an unquantised linear layer."""
 
+    def weight_for(self, x: Tensor) -> Callable[[], Tensor] | None:
+        """A function that returns the weight; None where it has another dtype."""
+        return (lambda: self.base_layer.weight) if x.dtype == self.base_layer.weight.dtype else None
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """X [..., in] -> [..., out]."""
-        if x.dtype != self.base_layer.weight.dtype or not _applies(self, args, kwargs):
+        weight = self.weight_for(x)
+        if weight is None or args or kwargs or not _applies(self):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        return _fused(self, x, lambda: self.base_layer.weight)
+        return _fused(self, x, weight)
