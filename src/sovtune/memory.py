@@ -8,7 +8,7 @@ along); what the allocator holds beyond that is measured, ``scripts/bench_plan.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sovtune.adapter_shapes import Trained
 from sovtune.architecture import BaseFacts, LinearShape
@@ -25,7 +25,9 @@ STATE_8BIT = 2 * (1 + 4 / 256)
 QUERY_BLOCK = 128
 """Queries that fastpath.attention takes at once in documents of more than twice this length."""
 LENGTH_STEP = 32
-"""Multiple to which fastpath.attention pads short documents that it computes together."""
+"""Multiple to which fastpath.attention pads short documents, which it computes together."""
+STEPS_PER_OCTAVE = 32
+"""Of fastpath.shapes, which rounds up numbers of tokens."""
 PROMPTS_AT_ONCE = 8
 """Sample answers that evaluate.answers writes together."""
 SMALL_LAYER = 1 << 22
@@ -112,6 +114,8 @@ def need(
         load: the micro-batch.
         correction: what a probe found beyond the estimate of training.
     """
+    if load.fast:
+        load = replace(load, tokens=filled_up(load.tokens))
     weights = stored_weights(facts, quantisation, load)
     saved = saved_by_layer(facts, trained, load)
     whole = facts.layers * saved
@@ -278,20 +282,24 @@ def _inputs(shapes: list[LinearShape] | tuple[LinearShape, ...]) -> dict[tuple[s
 def probability_entries(tokens: int, document: int) -> int:
     """Attention probabilities of one head for a flat row of documents of this length (fastpath.attention).
 
-    A document of up to two blocks keeps its whole square, rounded up where several are computed together; a longer one
-    keeps, for each block of queries, the keys up to the block's end.
+    A document of up to two blocks keeps its whole square, rounded up; a longer one keeps, for each block of queries,
+    the keys up to the block's end.
     """
     whole, tail = divmod(tokens, document)
-    tail_too = tail and -(-tail // LENGTH_STEP) == -(-document // LENGTH_STEP)
-    together = whole + bool(tail_too) > 1
-    return whole * _entries(document, together) + _entries(tail, together and bool(tail_too))
+    return whole * _entries(document) + _entries(tail)
 
 
-def _entries(length: int, together: bool) -> int:
+def _entries(length: int) -> int:
     if length <= 2 * QUERY_BLOCK:
-        return (-(-length // LENGTH_STEP) * LENGTH_STEP) ** 2 if together else length * length
+        return (-(-length // LENGTH_STEP) * LENGTH_STEP) ** 2
     blocks, tail = divmod(length, QUERY_BLOCK)
     return QUERY_BLOCK * QUERY_BLOCK * blocks * (blocks + 1) // 2 + tail * length
+
+
+def filled_up(tokens: int) -> int:
+    """Tokens of a flat row on the fast path, which fastpath.shapes rounds up."""
+    step = 1 << max(0, (tokens // STEPS_PER_OCTAVE).bit_length() - 1)
+    return -(-tokens // step) * step
 
 
 def loss_chunk(vocabulary: int) -> int:

@@ -10,6 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from sovtune.fastpath import attention, select
 from sovtune.fastpath.blocks import LeanNorm
 from sovtune.fastpath.loss import next_token_loss, token_losses
+from sovtune.fastpath.shapes import hidden_states, rounded
 from sovtune.model import load_with_new_adapter
 from sovtune.recipe_adapter import Adapter
 from sovtune.train.rows import FlatCollator, PaddedCollator
@@ -98,6 +99,29 @@ def test_lean_blocks_take_the_place_of_those_they_equal(tmp_path, kind, blocks, 
     model = load_with_new_adapter(make_recipe(), make_base(tmp_path / "base", kind)).model
     kinds = Counter(type(module).__name__ for module in model.modules())
     assert (kinds["GatedFeedForward"], kinds["LeanNorm"]) == (blocks, norms)
+
+
+def test_a_run_meets_few_numbers_of_tokens():
+    """Each is rounded up by at most 3 %: numbers from 500 to 660 become twelve."""
+    assert all(0 <= rounded(count) - count < max(1, count / 32) for count in range(5000))
+    assert len({rounded(count) for count in range(500, 660)}) == 12
+    assert [rounded(count) for count in (1, 63, 97, 500, 1025, 4096)] == [1, 63, 98, 504, 1056, 4096]
+
+
+@pytest.mark.parametrize("tokens", [96, 97, 150])
+def test_what_fills_a_row_up_changes_no_state(tmp_path, tokens):
+    decoder = (
+        load_with_new_adapter(make_recipe(), make_base(tmp_path / "base"))
+        .model.get_base_model()
+        .get_decoder()
+    )
+    ids, positions = torch.arange(3, 3 + tokens)[None], torch.arange(tokens)[None]
+    straight = decoder(
+        input_ids=ids, position_ids=positions, document_bounds=[0, tokens], use_cache=False
+    ).last_hidden_state
+    filled = hidden_states(decoder, ids, positions, [0, tokens])
+    assert filled.shape == straight.shape
+    torch.testing.assert_close(filled, straight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

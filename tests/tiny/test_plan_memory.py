@@ -18,7 +18,7 @@ from transformers.models.auto import AutoModelForCausalLM
 from sovtune import memory
 from sovtune.adapter_shapes import trained
 from sovtune.architecture import BaseFacts, read_base_facts
-from sovtune.fastpath import attention, loss, peft_layers
+from sovtune.fastpath import attention, loss, peft_layers, shapes
 from sovtune.model import load_with_new_adapter
 from sovtune.recipe import Recipe
 
@@ -201,6 +201,7 @@ def test_weights_take_the_bytes_that_the_plan_counts(tmp_path: Path, kind: str) 
 def test_constants_are_those_of_the_fast_path() -> None:
     assert (memory.QUERY_BLOCK, memory.LENGTH_STEP) == (attention.QUERY_BLOCK, attention.LENGTH_STEP)
     assert memory.SMALL_LAYER == peft_layers.SMALL_LAYER
+    assert all(memory.filled_up(count) == shapes.rounded(count) for count in range(1, 5000))
     assert memory.loss_chunk(loss.LARGE_VOCABULARY) == loss.CHUNK_LARGE_VOCABULARY
     assert memory.loss_chunk(loss.LARGE_VOCABULARY - 1) == loss.CHUNK
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from sovtune.errors import DataRefused
 from sovtune.fastpath import attention
 from sovtune.fastpath.loss import token_losses
+from sovtune.fastpath.shapes import hidden_states
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,9 +97,7 @@ def target_losses(model: Any, window: Tensor, first: int, targets: Tensor) -> Te
         positions = torch.arange(window.shape[1], device=window.device)[None]
         bounds = [0, window.shape[1]]
         decoder = causal.get_decoder()
-        hidden = decoder(input_ids=window, position_ids=positions, document_bounds=bounds, use_cache=False)
-        return token_losses(
-            hidden.last_hidden_state[0, first:-1], causal.get_output_embeddings().weight, targets
-        )
+        hidden = hidden_states(decoder, window, positions, bounds)
+        return token_losses(hidden[0, first:-1], causal.get_output_embeddings().weight, targets)
     logits = model(input_ids=window, use_cache=False).logits[0, first:-1]
     return -torch.log_softmax(logits.float(), -1).gather(1, targets[:, None])[:, 0]

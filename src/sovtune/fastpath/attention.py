@@ -25,7 +25,8 @@ QUERY_BLOCK = 128
 # mask would throw away, is never computed.
 LENGTH_STEP = 32
 """Documents whose lengths round up to the same multiple of this are computed together: a row of short dialogues is a
-few batches then, where one by one most of the time went into starting small products."""
+few batches then, where one by one most of the time went into starting small products, each of a shape of its own
+(fastpath.shapes says what that costs)."""
 _masks: dict[tuple[int, int, torch.dtype], Tensor] = {}
 _MASKS_KEPT = 512
 
@@ -89,7 +90,7 @@ class Together:
 
 @lru_cache(maxsize=4)
 def arranged(bounds: tuple[int, ...]) -> tuple[tuple[Together, ...], tuple[tuple[int, int], ...]]:
-    """Documents of a row: batches of short ones, and spans of those computed alone (long, or of a length of their own).
+    """Documents of a row: batches of short ones, and spans of long ones, which are computed alone.
 
     Every layer asks for the same row, forwards and backwards.
     """
@@ -99,7 +100,7 @@ def arranged(bounds: tuple[int, ...]) -> tuple[tuple[Together, ...], tuple[tuple
     batches: list[Together] = []
     alone: list[tuple[int, int]] = []
     for length, documents in by_length.items():
-        if len(documents) == 1 or length > 2 * QUERY_BLOCK:
+        if length > 2 * QUERY_BLOCK:
             alone += documents
             continue
         starts = torch.tensor([a for a, _ in documents])[:, None]

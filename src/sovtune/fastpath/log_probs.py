@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sovtune.fastpath.loss import CHUNK, CHUNK_LARGE_VOCABULARY, LARGE_VOCABULARY
+from sovtune.fastpath.shapes import head_product
 
 
 class FrozenHeadLogProbs(torch.autograd.Function):
@@ -26,12 +27,12 @@ class FrozenHeadLogProbs(torch.autograd.Function):
         found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            log_p = torch.log_softmax(rows @ head.t(), -1, dtype=torch.float32)
+            log_p = torch.log_softmax(head_product(rows, head.t()), -1, dtype=torch.float32)
             found[start : start + chunk] = log_p.gather(1, wanted)[:, 0]
             if grad is not None:
                 p = log_p.exp_().neg_().to(hidden.dtype)
                 p.scatter_add_(1, wanted, torch.ones(wanted.shape, dtype=p.dtype, device=p.device))
-                torch.mm(p, head, out=grad[start : start + chunk])
+                grad[start : start + chunk] = head_product(p, head)
                 del p
             del log_p  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)

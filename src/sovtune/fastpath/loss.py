@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sovtune.fastpath.shapes import head_product
+
 IGNORE = -100
 # Rows of a chunk: large enough for an efficient product, small enough to stay in cache; 256 and more pays from
 # vocabularies of about 100,000 (facts measured with scripts/bench_train.py).
@@ -34,7 +36,7 @@ class FrozenHeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = rows @ head.t()
+            logits = head_product(rows, head.t())
             log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
             of_target = log_p.gather(1, wanted)
             total -= (1 - smoothing) * of_target.sum()
@@ -51,7 +53,7 @@ class FrozenHeadLoss(torch.autograd.Function):
                     p -= smoothing / head.shape[0]
                 p = p.to(hidden.dtype)
                 p.scatter_add_(1, wanted, p.new_full(wanted.shape, smoothing - 1))
-                torch.mm(p, head, out=grad[start : start + chunk])
+                grad[start : start + chunk] = head_product(p, head)
                 del p
             del logits, log_p  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)
@@ -92,6 +94,7 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
     parts = []
     for start in range(0, hidden.shape[0], chunk):
-        log_p = torch.log_softmax(hidden[start : start + chunk] @ head.t(), -1, dtype=torch.float32)
+        logits = head_product(hidden[start : start + chunk], head.t())
+        log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
         parts.append(-log_p.gather(1, targets[start : start + chunk, None])[:, 0])
     return torch.cat(parts) if parts else torch.zeros(0)

@@ -22,6 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from sovtune.errors import RunInterrupted, TrainingDiverged
 from sovtune.fastpath.head_loss import head_loss
 from sovtune.fastpath.loss import next_token_loss
+from sovtune.fastpath.shapes import hidden_states
 from sovtune.gpu_kernels import Kernels
 from sovtune.model import LoadedModel, save_trained
 from sovtune.recipe import Recipe
@@ -134,8 +135,10 @@ class Trainer(SharingTrainer):
     def _states(self, model: Any, ids: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What the decoder hands to the output layer, and that layer's weight."""
         base = self.accelerator.unwrap_model(model).get_base_model()
-        hidden = base.get_decoder()(**ids, use_cache=False).last_hidden_state
-        return hidden, base.get_output_embeddings().weight
+        decoder, head = base.get_decoder(), base.get_output_embeddings().weight
+        if self.fast:
+            return hidden_states(decoder, **ids), head
+        return decoder(**ids, use_cache=False).last_hidden_state, head
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """DoRA's magnitudes are lengths of whole weight rows: decay would shrink the base itself."""

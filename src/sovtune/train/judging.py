@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sovtune.fastpath.log_probs import target_log_probs
 from sovtune.fastpath.loss import IGNORE
+from sovtune.fastpath.shapes import hidden_states
 from sovtune.recipe_preference import PreferenceSettings
 from sovtune.train.preference import Answers, kto_loss, pair_loss, reference_point
 from sovtune.train.watch import StepCounts
@@ -31,12 +32,9 @@ def answer_log_probs(model: Any, causal: Any, batch: Batch, *, fast: bool) -> tu
     """
     labels = batch["labels"]
     if fast:
-        hidden = causal.get_decoder()(
-            input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            document_bounds=batch["document_bounds"],
-            use_cache=False,
-        ).last_hidden_state
+        hidden = hidden_states(
+            causal.get_decoder(), batch["input_ids"], batch["position_ids"], batch["document_bounds"]
+        )
         places = (labels[0, 1:] != IGNORE).nonzero().view(-1)
         found = target_log_probs(
             hidden[0, :-1][places], causal.get_output_embeddings().weight, labels[0, 1:][places]

@@ -57,8 +57,10 @@ def noise_on_embeddings(embedding: torch.nn.Module, lengths: Tensor, alpha: floa
         if not module.training:
             return output
         size = alpha / torch.sqrt(lengths * output.shape[-1])
-        noise = torch.rand(output.shape, device=output.device) * 2 - 1
-        return output + (noise * size[..., None]).to(output.dtype)
+        batch, tokens, width = output.shape
+        filled = tokens - lengths.shape[1] if lengths.shape[1] > 1 else 0  # fastpath.shapes fills rows up
+        noise = torch.rand(batch, tokens - filled, width, device=output.device) * 2 - 1
+        return output + F.pad(noise * size[..., None], (0, 0, 0, filled)).to(output.dtype)
 
     handle = embedding.register_forward_hook(add)
     try:
