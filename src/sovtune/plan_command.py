@@ -11,7 +11,7 @@ from typing import Any
 from sovtune.architecture import BaseFacts
 from sovtune.base import ResolvedBase, cache_home, resolve
 from sovtune.base_place import BasePlace, locate
-from sovtune.errors import UsageError
+from sovtune.errors import EnvironmentFault, UsageError
 from sovtune.machine import Machine, named_machine, this_machine
 from sovtune.plan import (
     DataSize,
@@ -94,8 +94,8 @@ def plan_recipe(loaded: LoadedRecipe, options: PlanOptions, say: Say = lambda li
         raise UsageError(
             "a probe is a step on this machine", where="--probe", fix="leave out --probe or --gpu"
         )
-    if options.apply is not None and options.apply.exists():
-        raise UsageError("this file is there already", where=str(options.apply), fix="name another file")
+    if options.apply is not None:
+        _check_target(options.apply)
     recipe = loaded.resolved()
     base = locate(recipe.base, loaded.root)
     facts = read_base_facts(base.folder)
@@ -184,6 +184,7 @@ def write_changed(
 
     Raises:
         RecipeError: the file cannot be read back as a recipe.
+        EnvironmentFault: it cannot be written.
     """
     folder = target.absolute().parent
     values: dict[str, Any] = {EXTENDS: os.path.relpath(loaded.path.absolute(), folder)}
@@ -203,8 +204,24 @@ def write_changed(
         for change in changes
     ]
     lines = [line for line, _ in yaml_lines(values)]
-    target.write_text("\n".join([*comment, *lines]) + "\n", encoding="utf-8")
+    try:
+        target.write_text("\n".join([*comment, *lines]) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot write the recipe: {error.strerror or error}",
+            where=str(target),
+            fix="name a folder that can be written",
+        ) from error
     return load_recipe(target)
+
+
+def _check_target(target: Path) -> None:
+    """Before anything is computed."""
+    if target.exists():
+        raise UsageError("this file is there already", where=str(target), fix="name another file")
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise UsageError("there is no such folder", where=str(folder), fix=f"mkdir -p {folder}")
 
 
 def _first_number(path: tuple[str | int, ...]) -> int:

@@ -100,6 +100,10 @@ def test_the_recipe_that_is_written_fits(large):
     assert again["memory_bytes"]["total"] <= again["memory_available_bytes"]
     assert sovtune("check", "fits.yaml", folder=folder).returncode == 0
     assert "there already" in planned(recipe, "--gpu", "l4", "--apply", "fits.yaml", folder=folder, code=2)
+    assert "mkdir -p" in planned(recipe, "--gpu", "l4", "--apply", "away/fits.yaml", folder=folder, code=2)
+    (folder / "link.yaml").symlink_to(folder / "link.yaml")  # nobody can write to it, not even root
+    said = planned(recipe, "--gpu", "l4", "--apply", "link.yaml", folder=folder, code=3)
+    assert "cannot write the recipe" in said
 
 
 def test_a_probe_measures_memory_and_time(project):
