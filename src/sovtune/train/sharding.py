@@ -38,9 +38,9 @@ def whole_weights(model: Any, strategy: str) -> AbstractContextManager[object]:
     """Within the block what is trained is whole in every process, to be saved; only ZeRO-3 holds it in parts."""
     if strategy != "zero3":
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero  # a name in the package, no module of it
 
-    gathered: AbstractContextManager[object] = GatheredParameters(
+    gathered: AbstractContextManager[object] = zero.GatheredParameters(
         [parameter for parameter in model.parameters() if parameter.requires_grad]
     )
     return gathered
