@@ -11,11 +11,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
+from process_group import in_group
 from sovtune.data.chat import IGNORE
 from sovtune.errors import DataRefused
 from sovtune.model import load_with_new_adapter
 from sovtune.recipe import Preference
 from sovtune.recipe_preference import PreferenceSettings, preference_settings
+from sovtune.train.group import joined
 from sovtune.train.judged_rows import JudgedCollator, JudgedRows, mismatched
 from sovtune.train.judging import Judging, answer_log_probs
 from sovtune.train.preference import Answers, orpo_loss, reference_point, simpo_loss
@@ -349,6 +351,31 @@ def test_plain_engine_gives_the_same_losses(base, straight, tmp_path, method):
 def test_two_rows_at_once_equal_two_rows_accumulated(base, straight, tmp_path, method):
     at_once = run_of(recipe_for(method, micro_rows=2), base, tmp_path)
     assert losses(at_once) == pytest.approx(losses(straight[method]), abs=1e-5)
+
+
+def _in_two(method, base, folder, settings):
+    torch.set_num_threads(1)
+    with joined(2) as group:
+        run = run_of(recipe_for(method), base, folder, group=group, **settings)
+        return [(step.loss, step.grad_norm, step.reward_margin, step.tokens) for step in run.history]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_are_one(base, tmp_path, method):
+    """Three rows a step: one process has two of them."""
+    settings = {"rows": rows_for(method, 9), "rows_per_step": 3}
+    alone = run_of(recipe_for(method), base, tmp_path / "alone", **settings)
+    first, second = in_group(2, _in_two, method, base, tmp_path / "two", settings)
+    assert first == second
+    for step, (loss, norm, margin, tokens) in zip(alone.history, first, strict=True):
+        assert (loss, norm) == pytest.approx((step.loss, step.grad_norm), abs=1e-5)
+        assert margin == pytest.approx(step.reward_margin, abs=1e-5)
+        assert tokens == step.tokens
+    one, two = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("alone", "two")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
