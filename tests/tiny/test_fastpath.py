@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from sovtune.fastpath import attention, select
 from sovtune.fastpath.blocks import LeanNorm
 from sovtune.fastpath.loss import next_token_loss, token_losses
-from sovtune.fastpath.shapes import hidden_states, rounded
+from sovtune.fastpath.shapes import filled, hidden_states, rounded
 from sovtune.model import load_with_new_adapter
 from sovtune.recipe_adapter import Adapter
 from sovtune.train.rows import FlatCollator, PaddedCollator
@@ -119,9 +119,23 @@ def test_what_fills_a_row_up_changes_no_state(tmp_path, tokens):
     straight = decoder(
         input_ids=ids, position_ids=positions, document_bounds=[0, tokens], use_cache=False
     ).last_hidden_state
-    filled = hidden_states(decoder, ids, positions, [0, tokens])
-    assert filled.shape == straight.shape
-    torch.testing.assert_close(filled, straight)
+    computed = []
+    handle = decoder.embed_tokens.register_forward_hook(
+        lambda _, given, __: computed.append(given[0].shape[1])
+    )
+    found = hidden_states(decoder, ids, positions, [0, tokens])
+    handle.remove()
+    assert computed == [rounded(tokens)]
+    assert found.shape == straight.shape
+    torch.testing.assert_close(found, straight)
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(1, 16), (16, 16), (17, 32), (128, 128)])
+def test_rows_for_the_head_are_filled_with_zeros(rows, wanted):
+    given = torch.ones(rows, 3)
+    assert filled(given).shape == (wanted, 3)
+    assert filled(given).sum() == given.sum()
+    assert torch.equal(filled(given)[:rows], given)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sovtune.fastpath.loss import CHUNK, CHUNK_LARGE_VOCABULARY, LARGE_VOCABULARY
-from sovtune.fastpath.shapes import head_product
+from sovtune.fastpath.shapes import filled
 
 
 class FrozenHeadLogProbs(torch.autograd.Function):
@@ -26,13 +26,14 @@ class FrozenHeadLogProbs(torch.autograd.Function):
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
-            rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            log_p = torch.log_softmax(head_product(rows, head.t()), -1, dtype=torch.float32)
-            found[start : start + chunk] = log_p.gather(1, wanted)[:, 0]
+            end = min(start + chunk, hidden.shape[0])
+            count, wanted = end - start, filled(targets[start:end, None])
+            log_p = torch.log_softmax(filled(hidden[start:end]) @ head.t(), -1, dtype=torch.float32)
+            found[start:end] = log_p.gather(1, wanted)[:count, 0]
             if grad is not None:
                 p = log_p.exp_().neg_().to(hidden.dtype)
                 p.scatter_add_(1, wanted, torch.ones(wanted.shape, dtype=p.dtype, device=p.device))
-                grad[start : start + chunk] = head_product(p, head)
+                grad[start:end] = (p @ head)[:count]
                 del p
             del log_p  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)

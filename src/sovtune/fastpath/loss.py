@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sovtune.fastpath.shapes import head_product
+from sovtune.fastpath.shapes import filled
 
 IGNORE = -100
 # Rows of a chunk: large enough for an efficient product, small enough to stay in cache; 256 and more pays from
@@ -35,16 +35,18 @@ class FrozenHeadLoss(torch.autograd.Function):
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
-            rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = head_product(rows, head.t())
+            end = min(start + chunk, hidden.shape[0])
+            count, wanted = end - start, filled(targets[start:end, None])
+            # Rows from count on are there for their number only: they are left out of every sum.
+            logits = filled(hidden[start:end]) @ head.t()
             log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
             of_target = log_p.gather(1, wanted)
-            total -= (1 - smoothing) * of_target.sum()
+            total -= (1 - smoothing) * of_target[:count].sum()
             if smoothing:
-                total -= smoothing * log_p.mean(-1).sum()
+                total -= smoothing * log_p[:count].mean(-1).sum()
             log_z = logits.gather(1, wanted).float() - of_target  # [rows, 1]
             if z_weight:
-                total += z_weight * log_z.square().sum()
+                total += z_weight * log_z[:count].square().sum()
             if grad is not None:
                 p = log_p.exp_()
                 if z_weight:
@@ -53,7 +55,7 @@ class FrozenHeadLoss(torch.autograd.Function):
                     p -= smoothing / head.shape[0]
                 p = p.to(hidden.dtype)
                 p.scatter_add_(1, wanted, p.new_full(wanted.shape, smoothing - 1))
-                grad[start : start + chunk] = head_product(p, head)
+                grad[start:end] = (p @ head)[:count]
                 del p
             del logits, log_p  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)
@@ -94,7 +96,7 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
     parts = []
     for start in range(0, hidden.shape[0], chunk):
-        logits = head_product(hidden[start : start + chunk], head.t())
-        log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
-        parts.append(-log_p.gather(1, targets[start : start + chunk, None])[:, 0])
+        rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+        log_p = torch.log_softmax(filled(rows) @ head.t(), -1, dtype=torch.float32)
+        parts.append(-log_p.gather(1, filled(wanted))[: len(rows), 0])
     return torch.cat(parts) if parts else torch.zeros(0)

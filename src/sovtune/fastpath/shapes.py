@@ -48,9 +48,10 @@ def hidden_states(
     return out[:, :tokens]
 
 
-def head_product(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows`` [R, a] times ``matrix`` [a, b], with R filled up to a multiple of ``HEAD_ROWS``."""
-    count = rows.shape[0]
-    filled = F.pad(rows, (0, 0, 0, -count % HEAD_ROWS)) if count % HEAD_ROWS else rows
-    product: Tensor = filled @ matrix
-    return product[:count]
+def filled(rows: Tensor) -> Tensor:
+    """``rows`` [R, ...] with zeros below, so that R is a multiple of ``HEAD_ROWS``: before the product with the head.
+
+    Only what goes in is copied; a copy of what comes out would be as wide as the vocabulary.
+    """
+    extra = -rows.shape[0] % HEAD_ROWS
+    return F.pad(rows, (*[0, 0] * (rows.dim() - 1), 0, extra)) if extra else rows
