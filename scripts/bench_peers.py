@@ -17,6 +17,9 @@ PEERS = {
     "swift": ("ms-swift==4.6.0",),
 }
 EVERYWHERE = ("torch==2.13.0", "bitsandbytes==0.50.2")
+ROOT = Path(__file__).parent.parent
+OWN = ("-c", str(ROOT / "scripts" / "constraints.txt"), "-e", str(ROOT))
+"""What the quickstart installs; a developer has more, and transformers imports some of it when it is there."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|im_start|>assistant\n' }}{% generation %}"
@@ -49,14 +52,14 @@ class Work:
         return sum(label != -100 for row in self.rows for label in row["labels"][1:])
 
 
-def peer_python(peer: str) -> Path:
-    """The folder of a peer's programs; its environment is made when it is not there."""
+def programs(peer: str) -> Path:
+    """The folder of the programs of a peer or of sovtune; its environment is made when it is not there."""
     place = HOME / peer
     if not (place / "made").exists():
         print(f"making the environment of {peer}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
         subprocess.run(
-            [str(place / "bin" / "pip"), "install", "-q", *EVERYWHERE, *PEERS[peer]],
+            [str(place / "bin" / "pip"), "install", "-q", *EVERYWHERE, *(PEERS | {"sovtune": OWN})[peer]],
             check=True,
             stdout=sys.stderr,
         )
@@ -88,7 +91,7 @@ def trl_command(work: Work, base: Path) -> list[str]:
     data.mkdir(exist_ok=True)
     (data / "train.jsonl").write_bytes((work.folder / "train.jsonl").read_bytes())
     return [
-        str(peer_python("trl") / "trl"), "sft", "--model_name_or_path", str(base), "--dataset_name", str(data),
+        str(programs("trl") / "trl"), "sft", "--model_name_or_path", str(base), "--dataset_name", str(data),
         *(chat if work.kind == "chat" else []), "--max_length", str(work.length), "--load_in_4bit", "true",
         "--bnb_4bit_quant_type", "nf4", "--use_bnb_nested_quant", "true", "--dtype", "bfloat16", "--use_peft", "true",
         "--lora_r", "16", "--lora_alpha", "32", "--lora_dropout", "0", "--lora_target_modules", *TARGETS,
@@ -136,13 +139,13 @@ def llamafactory_command(work: Work, base: Path) -> list[str]:
     }  # fmt: skip
     config = work.folder / "llamafactory.yaml"  # JSON is YAML, and its reader of .json fails
     config.write_text(json.dumps(settings), encoding="utf-8")
-    return [str(peer_python("llamafactory") / "llamafactory-cli"), "train", str(config)]
+    return [str(programs("llamafactory") / "llamafactory-cli"), "train", str(config)]
 
 
 def swift_command(work: Work, base: Path) -> list[str]:
     """`swift sft` (or `swift pt`) on the same tokens."""
     return [
-        str(peer_python("swift") / "swift"), "sft" if work.kind == "chat" else "pt", "--model", str(base),
+        str(programs("swift") / "swift"), "sft" if work.kind == "chat" else "pt", "--model", str(base),
         "--model_type", "llama", "--template", "chatml", "--tuner_type", "lora", "--quant_method", "bnb",
         "--quant_bits", "4", "--bnb_4bit_quant_type", "nf4", "--bnb_4bit_use_double_quant", "true",
         "--bnb_4bit_compute_dtype", "bfloat16", "--torch_dtype", "bfloat16",

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bench_peers import COMMANDS, HOME, PEERS
+from bench_peers import COMMANDS, HOME, PEERS, programs
 from bench_train import THREADS, demonstration_base, run, work_a
 
 STEPS = 3
@@ -67,17 +67,8 @@ def sovtune_start(recipe: Path, home: Path, name: str) -> float:
     """
     folder = recipe.parent
     environment = {**os.environ, "OMP_NUM_THREADS": THREADS, "SOVTUNE_HOME": str(home)}
-    command = [
-        sys.executable,
-        "-m",
-        "sovtune",
-        "train",
-        str(recipe),
-        "--set",
-        f"name={name}",
-        "--runs-dir",
-        str(folder),
-    ]
+    command = [str(programs("sovtune") / "sovtune"), "train", str(recipe)]
+    command += ["--set", f"name={name}", "--runs-dir", str(folder)]
     metrics = folder / name / "metrics.jsonl"
     begun = time.monotonic()
     child = subprocess.Popen(

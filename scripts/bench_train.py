@@ -5,9 +5,9 @@
     python scripts/bench_train.py CORPORA --qwen FOLDER                       work C: against the matmul roofline
     python scripts/bench_train.py --load FOLDER                               peak memory of loading a base in NF4
 
-Each peer lives in an environment of its own under ~/.cache/sovtune-bench, made on first use. CORPORA is a folder with
-chatbot_ko/ChatbotData.csv and python_docs_ko/ko.jsonl. Everything runs with two threads, one job at a time; on a busy
-machine only the ratios mean something, and the load average is printed beside them.
+Each peer, and sovtune, lives in an environment of its own under ~/.cache/sovtune-bench, made on first use. CORPORA is a
+folder with chatbot_ko/ChatbotData.csv and python_docs_ko/ko.jsonl. Everything runs with two threads, one job at a time;
+on a busy machine only the ratios mean something, and the load average is printed beside them.
 
 Work A: 256 dialogues of chatbot_ko, at most 512 tokens, 8 at a time, prompts masked. Work B: 200 kB of Korean running
 text in pieces of at most 1024 tokens, one at a time. All: NF4 with double quantisation, bf16, rank 16, alpha 32, seven
@@ -25,11 +25,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_peers import COMMANDS, HOME, PEERS, Work, fresh
+from bench_peers import COMMANDS, HOME, PEERS, Work, fresh, programs
 
 THREADS = "2"
 
@@ -126,11 +127,15 @@ def sovtune_command(
         "base": str(base), "folder": str(work.folder), "length": work.length, "batch": work.batch,
         "engine": engine, "checkpointing": checkpointing,
     }  # fmt: skip
-    return [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(job)]
+    python = programs("sovtune") / "python"
+    return [str(python), str(Path(__file__).resolve()), "--worker", json.dumps(job)]
 
 
-def worker(job: dict[str, Any]) -> None:
-    """Train on finished rows with sovtune's engine and print one JSON object per step."""
+def worker(job: dict[str, Any], watch: Callable[[int], None] | None = None) -> None:
+    """Train on finished rows with sovtune's engine and print one JSON object per step, or call ``watch`` with it."""
+    from sovtune.stack import import_stack
+
+    import_stack()
     from datasets import Dataset
 
     from sovtune.model import load_with_new_adapter
@@ -155,7 +160,10 @@ def worker(job: dict[str, Any]) -> None:
     loaded = load_with_new_adapter(recipe, Path(job["base"]))
 
     def told(metrics: Any, _: int) -> None:
+        if watch is not None:
+            return watch(metrics.step)
         print(json.dumps({"loss": metrics.loss, "tokens": metrics.tokens}), flush=True)
+        return None
 
     outcome = engine.run(
         engine.TrainJob(
@@ -171,7 +179,8 @@ def worker(job: dict[str, Any]) -> None:
         loaded,
         resume=False,
     )
-    print(json.dumps({"train_runtime": outcome.seconds}), flush=True)
+    if watch is None:
+        print(json.dumps({"train_runtime": outcome.seconds}), flush=True)
 
 
 def run(tool: str, command: list[str]) -> Result:
@@ -269,6 +278,7 @@ def compare(work: Work, base: Path, peers: list[str], repeats: int) -> list[dict
                 "tokens_per_second": round(work.tokens / seconds, 1),
                 "peak_gb": round(statistics.median(one.peak_bytes for one in results) / 1e9, 2),
                 "first_step_s": round(statistics.median(one.first_step_seconds for one in results), 1),
+                "first_loss": round(last.losses[0], 4),
                 "mean_loss": round(statistics.mean(last.losses), 4),
                 "last_loss": round(last.losses[-1], 4),
                 "roofline": round(4 * linear * work.tokens / seconds / peak, 3),

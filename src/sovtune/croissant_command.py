@@ -15,8 +15,8 @@ from sovtune.data.croissant_records import Row, needs_row
 from sovtune.data.entries import files_of
 from sovtune.data.formats import read_rows
 from sovtune.data.rows import guess_format
-from sovtune.errors import EnvironmentFault, UsageError
-from sovtune.runs import write_atomic
+from sovtune.errors import UsageError
+from sovtune.runs import write_result
 
 if TYPE_CHECKING:
     from sovtune.progress import Reporter
@@ -45,14 +45,7 @@ def export_croissant(card: Path, out: Path | None, progress: Reporter) -> str:
     )
     text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     if out is not None:
-        try:
-            write_atomic(out, text)
-        except OSError as error:
-            raise EnvironmentFault(
-                f"cannot write the file: {error.strerror or error}",
-                where=str(out),
-                fix="name a folder that exists and can be written",
-            ) from error
+        write_result(out, text, what="the file")
     for entry, known in zip(loaded.card.files, rows, strict=True):
         if entry.path.startswith(HUB_PREFIX):
             progress.say(f"{entry.path}: named as a repository, its records are not described")

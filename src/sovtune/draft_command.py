@@ -21,8 +21,8 @@ from sovtune.data.gate import curate
 from sovtune.data.gate_read import GateSource
 from sovtune.data.gate_settings import GateSettings
 from sovtune.data.rows import guess_format
-from sovtune.errors import EnvironmentFault, UsageError
-from sovtune.runs import write_atomic
+from sovtune.errors import UsageError
+from sovtune.runs import write_result
 from sovtune.scan_command import check_tags, sources_of
 from sovtune.yaml_file import parse_yaml
 
@@ -81,14 +81,7 @@ def draft_card(request: DraftRequest, progress: Reporter) -> list[str]:
         report = curated.report
     progress.say(f"{report.rows:,} rows measured")
     text = draft_text(card_id, figures, format, report, dt.datetime.now(tz=dt.UTC).date())
-    try:
-        write_atomic(request.out, text)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"cannot write the card: {error.strerror or error}",
-            where=str(request.out),
-            fix="name a folder that can be written",
-        ) from error
+    write_result(request.out, text, what="the card")
     return [problem.path for problem in open_questions(parse_yaml(text, str(request.out)))]
 
 

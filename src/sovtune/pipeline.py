@@ -24,6 +24,7 @@ from sovtune.records import (
     from_json,
 )
 from sovtune.runs import RunFolder, open_run, write_atomic
+from sovtune.stack import import_stack
 from sovtune.train_command import (
     RunOptions,
     State,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sovtune.train.group import Group
 
 STAGES = ("data", "plan", "train", "evaluate", "card", "publish")
+COMPUTING = ("train", "evaluate")
 
 
 def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolder:
@@ -64,6 +66,7 @@ def _run_in_group(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -
     Raises:
         EnvironmentFault: a process does not see what the first one prepared.
     """
+    import_stack()
     from sovtune.data.caches import held
     from sovtune.train.group import joined
 
@@ -110,6 +113,8 @@ def _do_stages(state: State, options: RunOptions, report: Reporter) -> None:
         if state.folder.load(name, kinds[name]) is not None:
             report.say("done before")
             continue
+        if name in COMPUTING:
+            import_stack()
         steps[name](state)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sovtune.architecture import BaseFacts
 from sovtune.base import ResolvedBase, cache_home, resolve
 from sovtune.base_place import BasePlace, locate
-from sovtune.errors import EnvironmentFault, UsageError
+from sovtune.errors import UsageError
 from sovtune.machine import Machine, named_machine, this_machine
 from sovtune.plan import (
     DataSize,
@@ -28,6 +28,7 @@ from sovtune.progress import duration, size
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import EXTENDS, LoadedRecipe, load_recipe
 from sovtune.records import DataReport, Plan, PlanChange
+from sovtune.runs import write_result
 from sovtune.yaml_write import yaml_lines
 
 Say = Callable[[str], None]
@@ -204,14 +205,7 @@ def write_changed(
         for change in changes
     ]
     lines = [line for line, _ in yaml_lines(values)]
-    try:
-        target.write_text("\n".join([*comment, *lines]) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentFault(
-            f"cannot write the recipe: {error.strerror or error}",
-            where=str(target),
-            fix="name a folder that can be written",
-        ) from error
+    write_result(target, "\n".join([*comment, *lines]) + "\n", what="the recipe")
     return load_recipe(target)
 
 

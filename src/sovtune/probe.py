@@ -16,6 +16,7 @@ from sovtune.machine import rapl_joules
 from sovtune.memory import RUNTIME_GPU
 from sovtune.plan_changes import with_values
 from sovtune.recipe import Recipe
+from sovtune.stack import import_stack
 
 if TYPE_CHECKING:
     from sovtune.train.watch import StepMetrics
@@ -85,6 +86,7 @@ def _child(job: Path) -> Probe:
     """Load the base, train two steps on the rows, say what that took."""
     values = json.loads(job.read_text(encoding="utf-8"))
     _quiet()
+    import_stack()
     from datasets import Dataset
 
     from sovtune.model import load_with_new_adapter

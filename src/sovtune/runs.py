@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sovtune.errors import RunConflict, UsageError
+from sovtune.errors import EnvironmentFault, RunConflict, UsageError
 from sovtune.records import read_record, to_json
 
 R = TypeVar("R")
@@ -42,6 +42,22 @@ def write_atomic(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(part, path)
+
+
+def write_result(path: Path, text: str, *, what: str) -> None:
+    """As ``write_atomic``, to a place that a person named.
+
+    Raises:
+        EnvironmentFault: it cannot be written; ``what`` is the name of it in the message.
+    """
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot write {what}: {error.strerror or error}",
+            where=str(path),
+            fix="name a folder that exists and can be written",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

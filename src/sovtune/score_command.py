@@ -10,6 +10,7 @@ from sovtune.errors import BaseUnavailable, DataRefused, UsageError
 from sovtune.progress import Reporter
 from sovtune.recipe_base import Quantisation
 from sovtune.records import BaseRecord, read_record
+from sovtune.stack import import_stack
 
 WINDOW = 1024
 """Tokens a document is read in at a time, as in recipes."""
@@ -30,8 +31,6 @@ def score_texts(
         DataRefused: a file cannot be read.
     """
     from sovtune.data.template import read_format
-    from sovtune.evaluate.bits import text_costs
-    from sovtune.model import load_with_adapter
 
     kinds = get_args(Quantisation.model_fields["kind"].annotation)
     if quantisation not in kinds:
@@ -43,6 +42,10 @@ def score_texts(
     texts = [text for file in files for text in read_texts(file)]
     report.say(f"{len(texts)} documents")
     report.stage("eval")
+    import_stack()
+    from sovtune.evaluate.bits import text_costs
+    from sovtune.model import load_with_adapter
+
     loaded = load_with_adapter(folder, settings, adapter)
     text_format = read_format(folder)
 

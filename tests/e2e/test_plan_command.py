@@ -101,8 +101,8 @@ def test_the_recipe_that_is_written_fits(large):
     assert sovtune("check", "fits.yaml", folder=folder).returncode == 0
     assert "there already" in planned(recipe, "--gpu", "l4", "--apply", "fits.yaml", folder=folder, code=2)
     assert "mkdir -p" in planned(recipe, "--gpu", "l4", "--apply", "away/fits.yaml", folder=folder, code=2)
-    (folder / "link.yaml").symlink_to(folder / "link.yaml")  # nobody can write to it, not even root
-    said = planned(recipe, "--gpu", "l4", "--apply", "link.yaml", folder=folder, code=3)
+    (folder / ".new.yaml.part").mkdir()  # in the way of everybody, also of root
+    said = planned(recipe, "--gpu", "l4", "--apply", "new.yaml", folder=folder, code=3)
     assert "cannot write the recipe" in said
 
 

@@ -74,3 +74,34 @@ def test_light_commands_take_little_cpu_time(name: str, root: Path, environment:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(taken) < LIMIT_S, taken
+
+
+STACK = """
+import gc, json, os, sys
+from sovtune.stack import import_stack
+import_stack()
+import_stack()
+import torch
+def same(x): return x
+print(json.dumps({
+    "compiler": "torch._inductor.compile_fx" in sys.modules,
+    "loaded": sorted({"torch", "transformers", "peft", "trl", "bitsandbytes"} & sys.modules.keys()),
+    "collecting": gc.isenabled(), "frozen": gc.get_freeze_count(),
+    "switch": os.environ.get("TORCHDYNAMO_DISABLE"), "compiles": torch.compile(same) is not same,
+}))
+"""
+
+
+@pytest.mark.parametrize("switch", [None, "0"], ids=["unset", "set by the user"])
+def test_the_training_stack_comes_without_compiler_and_leaves_no_trace(
+    switch: str | None, root: Path, environment: dict[str, str]
+) -> None:
+    """What is switched while the libraries are imported is as before afterwards; a user's own word stands."""
+    given = environment | ({} if switch is None else {"TORCHDYNAMO_DISABLE": switch})
+    done = call([], root, given, ["-c", STACK])
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["loaded"] == ["bitsandbytes", "peft", "torch", "transformers", "trl"]
+    assert seen["compiler"] is (switch is not None)
+    assert seen["collecting"] is True and seen["frozen"] > 100_000
+    assert seen["switch"] == switch and seen["compiles"] is True

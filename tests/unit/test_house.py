@@ -44,7 +44,7 @@ ROOMS = {
     "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words", "trained_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
     "doctor": ("doctor", "device_checks"),
-    "commands": ("pipeline", "check", "preview", "probe", "mixture_view", "summary", "*_command", "data_view"),
+    "commands": ("pipeline", "check", "preview", "probe", "stack", "mixture_view", "summary", "*_command", "data_view"),
     "cli": ("", "__main__", "cli", "cli_*"),
 }  # fmt: skip
 """Every module belongs to one room; ADR 0002 says why fastpath/ is one of its own."""
@@ -105,7 +105,7 @@ BETWEEN_STAGES = {
 """Arrows that MAY_USE forbids, each with its reason."""
 
 HOMES = {
-    "bitsandbytes": "adapter_setup fastpath.four_bit fastpath.peft_layers device_checks",
+    "bitsandbytes": "stack adapter_setup fastpath.four_bit fastpath.peft_layers device_checks",
     "cut_cross_entropy": "fastpath.head_loss",
     "datasets": "probe data.entries data.arrow_rows train.engine",
     "deepspeed": "train.sharding",
@@ -132,7 +132,7 @@ HOMES = {
     "rich": "progress preview cli_shared data_view launch_command",
     "safetensors": "adapter_files adapter_start weights train.disk",
     "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
-    "torch": "probe base model quantise adapter_* device_checks fastpath.* launch.processes train_command train.* evaluate.*",
+    "torch": "probe stack base model quantise adapter_* device_checks fastpath.* launch.processes train_command train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
     "typer": "cli cli_*",

@@ -20,7 +20,7 @@ from bitsandbytes.functional import get_4bit_type
 OPERATOR = "bitsandbytes::quantize_4bit"
 AT_ONCE = 1 << 15
 """Weights per round: 128 kB in fp32, a part of the second-level cache of one core."""
-SMALLEST = np.float32(1e-38)
+SMALLEST = 1e-38
 """What bitsandbytes divides by instead of the largest value of a block of zeros."""
 
 Floats = npt.NDArray[np.float32]
@@ -72,16 +72,16 @@ def quantise(
     scratch = _Scratch()
     whole = count - count % blocksize
     for start in range(0, whole, AT_ONCE):
-        part = flat[start : min(start + AT_ONCE, whole)].to(torch.float32, copy=True).numpy()
-        blocks = part.reshape(-1, blocksize)
-        scales = largest[start // blocksize :][: len(blocks)]
-        np.abs(blocks).max(axis=1, out=scales)
-        blocks *= (np.float32(1) / np.maximum(scales, SMALLEST))[:, None]
-        codes[start : start + part.size] = _codes(part, midpoints, scratch)
+        part = flat[start : min(start + AT_ONCE, whole)].to(torch.float32, copy=True)
+        blocks = part.view(-1, blocksize)
+        scales = blocks.abs().amax(1)  # numpy takes four times as long along rows so short
+        largest[start // blocksize :][: len(blocks)] = scales.numpy()
+        blocks *= scales.clamp_(min=SMALLEST).reciprocal_()[:, None]
+        codes[start : start + part.numel()] = _codes(part.numpy(), midpoints, scratch)
     if whole < count:  # bitsandbytes divides here, where it multiplies by the reciprocal above
-        part = flat[whole:].to(torch.float32, copy=True).numpy()
-        largest[-1] = max(np.abs(part).max(), SMALLEST)
-        codes[whole:count] = _codes(part / largest[-1], midpoints, scratch)
+        rest = flat[whole:].to(torch.float32, copy=True).numpy()
+        largest[-1] = max(np.abs(rest).max(), np.float32(SMALLEST))
+        codes[whole:count] = _codes(rest / largest[-1], midpoints, scratch)
     if count % 2:
         codes[-1] = np.searchsorted(midpoints, np.float32(0))
     packed = torch.from_numpy(_packed(codes, None if kind == "nf4" else order)).unsqueeze(1)
@@ -104,5 +104,6 @@ def _codes(scaled: Floats, midpoints: Floats, scratch: _Scratch) -> Bytes:
 def _packed(codes: Bytes, order: Bytes | None) -> Bytes:
     if order is not None:
         codes = np.take(order, codes)
-    packed: Bytes = np.left_shift(codes[::2], np.uint8(4)) | codes[1::2]
+    pairs = codes.view("<u2")  # the first code is the low byte
+    packed: Bytes = (pairs << np.uint16(4) | pairs >> np.uint16(8)).astype(np.uint8)
     return packed
