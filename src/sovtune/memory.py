@@ -32,10 +32,11 @@ PROMPTS_AT_ONCE = 8
 """Sample answers that evaluate.answers writes together."""
 SMALL_LAYER = 1 << 22
 """Weights up to which a 4-bit layer of the fast path keeps its scales restored: 4 bytes for each 64 weights."""
-RUNTIME = 640_000_000
+RUNTIME = 560_000_000
 """A process that trained a tiny model on a CPU: Python, torch, transformers, peft, trl, datasets and their libraries.
-638 MB with torch 2.13, transformers 5.23, trl 1.16 on Linux (scripts/bench_plan.py --runtime)."""
-IMPORTED = 550_000_000
+559 MB with torch 2.13, transformers 5.23, trl 1.16 on Linux, where the quickstart installed them
+(scripts/bench_plan.py --runtime); libraries for development add 35."""
+IMPORTED = 480_000_000
 """The same before a model is loaded."""
 RUNTIME_GPU = 600_000_000
 """CUDA context, kernels and workspaces of cuBLAS on a GPU; not measured here. Of the 5,046 MB that the QLoRA paper

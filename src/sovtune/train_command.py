@@ -242,6 +242,7 @@ def _train_report(recipe: Recipe, model: LoadedModel, outcome: Any) -> TrainRepo
         adapter_files=tuple(_hashed(path) for path in sorted(outcome.adapter.iterdir())),
         versions=versions(),
         started_at=outcome.started_at,
+        saving_seconds=outcome.saving_seconds,
         events=outcome.events,
         continued_from=beginning(recipe),
     )

@@ -80,6 +80,7 @@ class TrainOutcome:
     resumed_from: int | None
     started_at: str
     adapter: Path
+    saving_seconds: float
     events: tuple[str, ...] = ()
 
 
@@ -229,6 +230,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         resumed_from=checkpoints.step_of(start) if start else None,
         started_at=started_at,
         adapter=adapter,
+        saving_seconds=watch.saving_seconds,
         events=tuple(recovery.kept.events),
     )
 

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sovtune.adapter_setup import untrained_adapters
 from sovtune.errors import RunFailed, TrainingDiverged
+from sovtune.fastpath.heap import Slack
 from sovtune.train import checkpoints
 from sovtune.train.group import ALONE, Group
 from sovtune.train.rewards import RewardSums
@@ -116,6 +117,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     """The callback that does all of it; of several processes the first one writes.
 
     ``interrupted`` becomes true when the user pressed Ctrl-C; the step under way is finished and saved first.
+    ``saving_seconds`` is what checkpoints took: the trainer writes one between its log and ``on_save``.
     """
 
     metrics_path: Path
@@ -129,14 +131,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     guard: LossGuard = field(default_factory=LossGuard)
     interrupted: bool = False
     started: float = 0.0
+    logged: float = 0.0
+    saving_seconds: float = 0.0
     checked: bool = False
     process: psutil.Process = field(default_factory=psutil.Process)
+    slack: Slack | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Read back the metrics of the steps that a resumed run keeps, drop those that will be repeated."""
         self.started = time.monotonic()
+        if args.device.type == "cpu":
+            self.slack = Slack(self._resident)
         if not self.metrics_path.exists():
             return
         lines = self.metrics_path.read_text(encoding="utf-8").splitlines()
@@ -193,7 +200,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             tokens=(before.tokens if before else 0) + self.counts.tokens,
             supervised_tokens=(before.supervised_tokens if before else 0) + self.counts.supervised,
             seconds=time.monotonic() - self.started,
-            rss_bytes=self.process.memory_info().rss,
+            rss_bytes=self._resident(),
             **self.counts.rewards.means(),
         )
         self.counts.clear()
@@ -201,11 +208,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(metrics.grad_norm):
             raise TrainingDiverged(f"the gradient norm at step {metrics.step} is {metrics.grad_norm}")
         self.history.append(metrics)
+        if self.slack is not None:
+            self.slack.after_step()
         if not self.group.leads:
             return
         with self.metrics_path.open("a", encoding="utf-8") as stream:
             stream.write(_line(metrics))
         self.progress(metrics, state.max_steps)
+        self.logged = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -228,6 +238,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         home = Path(str(args.output_dir))
         checkpoints.seal(home / f"{checkpoints.PREFIX}{state.global_step}", fingerprint=self.fingerprint)
         checkpoints.prune(home, self.keep_checkpoints)
+        self.saving_seconds += time.monotonic() - self.logged
+
+    def _resident(self) -> int:
+        return int(self.process.memory_info().rss)
 
     def catch_interrupts(self) -> Callable[[], None]:
         """Turn the first Ctrl-C into a clean stop; a second one stops at once. Returns what undoes it.
