@@ -16,6 +16,7 @@ _NAMES: dict[Kind, tuple[str, str]] = {
     "shard": ("finished part of the data gate", "finished parts of the data gate"),
     "scan": ("work folder of a scan that was not finished", "work folders of scans that were not finished"),
     "rows": ("set of prepared rows", "sets of prepared rows"),
+    "scores": ("measurement of a base", "measurements of bases"),
     "leftover": ("leaving of an unfinished run", "leavings of unfinished runs"),
 }
 

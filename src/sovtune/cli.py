@@ -236,6 +236,9 @@ def evaluate(
 ) -> None:
     """Measure bits per byte: base against adapter of a recipe's run, or any model on any text.
 
+    A base is measured once for all runs with the same texts, settings and versions; `sovtune data clean --older-than 0`
+    lets it be measured again.
+
     Example:  sovtune eval recipes/quickstart-ko.yaml
 
     Example:  sovtune eval --base DIR --adapter DIR --text held-out.jsonl --json

@@ -247,7 +247,9 @@ def _plan(state: State) -> None:
 
 
 def _evaluate(state: State) -> None:
+    from sovtune.data.caches import SCORES
     from sovtune.data.template import read_format
+    from sovtune.evaluate.base_scores import BaseScores, setting_of
     from sovtune.evaluate.compare import evaluate, prepare_attention
     from sovtune.model import load_trained
 
@@ -262,8 +264,20 @@ def _evaluate(state: State) -> None:
     def tick(what: str, done: int, of: int) -> None:
         state.report.update(done, of, what)
 
-    record = evaluate(state.recipe, state.loaded.model, text_format, tick=tick)
+    facts = {
+        "base": state.base.record.content_sha256,
+        "quantisation": state.recipe.base.quantisation.model_dump(mode="json"),
+        "fast": state.loaded.fast,
+        "full": state.recipe.adapter.kind == "full",
+    }
+    kept = BaseScores(folder=cache_home() / SCORES, setting=setting_of(state.loaded.model, facts))
+    record = evaluate(state.recipe, state.loaded.model, text_format, kept=kept, tick=tick)
     state.folder.save("evaluate", record)
+    if record.base_measured_on:
+        days = ", ".join(record.base_measured_on)
+        state.report.say(
+            f"the base was measured on {days}, with the same texts, settings and versions: not again"
+        )
     for score in record.scores:
         state.report.say(
             f"{score.name}: {score.base:.3f} -> {score.adapter:.3f} bits per byte ({score.change_percent:+.1f} %)"

@@ -215,6 +215,8 @@ class TrainReport:
     adapter_files: tuple[FileHash, ...]
     versions: dict[str, str]
     started_at: str
+    saving_seconds: float = 0.0
+    """What checkpoints took, since the run began or was resumed."""
     events: tuple[str, ...] = ()
     continued_from: tuple[FileHash, ...] = ()
 
@@ -301,6 +303,8 @@ class EvalReport:
     bootstrap: str
     seconds: float
     pairs: tuple[PairScore, ...] = ()
+    base_measured_on: tuple[str, ...] = ()
+    """Days of earlier evaluations from which figures of the base were taken; empty when it was measured anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,25 @@ def test_a_second_run_has_nothing_to_do_and_changes_nothing(finished):
     assert {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name in before} == before
 
 
+def test_the_base_is_measured_once_for_all_runs_on_it(finished):
+    """Another run with other settings of training: its base figures are those of the first, and the card says so."""
+    folder, recipe, first, _ = finished
+    settings = ("--set", "name=second", "--set", "train.learning_rate=1e-3")
+    done = sovtune("card", recipe, "--runs-dir", "runs", *settings, folder=folder)
+    assert done.returncode == 0, done.stderr
+    second = first.with_name("second")
+    before, after = (json.loads((run_dir / "eval.json").read_text()) for run_dir in (first, second))
+    assert before["base_measured_on"] == []
+    (day,) = after["base_measured_on"]
+    assert f"the base was measured on {day}" in done.stderr
+    assert f"The base was measured on {day} for an earlier run" in (second / "README.md").read_text()
+    assert day in (second / "report.html").read_text() and day not in (first / "README.md").read_text()
+    for old, new in zip(before["scores"], after["scores"], strict=True):
+        assert (old["base"], old["base_interval"]) == (new["base"], new["base_interval"])
+        assert old["adapter"] != new["adapter"]
+    assert [one["base"] for one in before["samples"]] == [one["base"] for one in after["samples"]]
+
+
 def test_a_changed_recipe_does_not_overwrite_the_old_run(finished):
     folder, recipe, run_dir, _ = finished
     clash = sovtune("run", recipe, "--runs-dir", "runs", "--set", "train.learning_rate=1e-3", folder=folder)

@@ -1,8 +1,8 @@
 """The data caches: finished shards of the data gate, work folders of scans, prepared rows; what is old goes.
 
 Below the cache home lie ``gate/SHARD`` (shared by all runs, under ``gate/lock``), ``gate/SCAN`` (the work folder of a
-scan that was not finished, with a lock of its own) and ``data/KEY`` (prepared rows; a run that reads them shares a
-lock). All can be made again from the data; nothing else below the home is ever touched.
+scan that was not finished, with a lock of its own), ``data/KEY`` (prepared rows; a run that reads them shares a
+lock) and ``scores/KEY.json`` (what a base scored). All can be made again; nothing else below the home is ever touched.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from typing import Literal
 
 from sovtune.errors import EnvironmentFault
 
-Kind = Literal["shard", "scan", "rows", "leftover"]
+Kind = Literal["shard", "scan", "rows", "scores", "leftover"]
 DAYS = 30
 """What was not used for so many days is removed after a run and by `sovtune data clean`, unless told otherwise."""
-GATE, DATA, LOCK = "gate", "data", "lock"
+GATE, DATA, SCORES, LOCK = "gate", "data", "scores", "lock"
 _DAY = 86_400.0
 _SHARD = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(r"[0-9a-f]{32}")
+_SCORES = re.compile(r"[0-9a-f]{64}\.json")
+_SCORES_LEFTOVER = re.compile(r"[0-9a-f]{64}\.\d+\.part")
 _GATE_LEFTOVER = re.compile(r"\.part-.+|verdicts-[a-z]+\.bin|duplicates")
 _DATA_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.part")
 
@@ -99,6 +101,10 @@ def clean(home: Path, *, days: float, dry_run: bool = False) -> Cleaned:
             old = time.time() - _DAY
             for part in unfinished:
                 sort([part], free=gate_is_free and part.used < old)
+        # Nobody holds one for longer than it takes to read it; a half-written one may be finished yet.
+        sort(_below(home / SCORES, {"scores": _SCORES}), free=True)
+        for part in _below(home / SCORES, {"leftover": _SCORES_LEFTOVER}):
+            sort([part], free=part.used < time.time() - _DAY)
         for part in _below(home / GATE, {"scan": _FOLDER}) + _below(home / DATA, {"rows": _FOLDER}):
             with _alone(part.path, make=not dry_run) as free:
                 sort([part], free=free)
@@ -128,7 +134,9 @@ def _below(folder: Path, wanted: dict[Kind, re.Pattern[str]]) -> list[Part]:
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         kind = next((kind for kind, form in wanted.items() if form.fullmatch(entry.name)), None)
-        if kind is None or entry.is_symlink() or (kind != "leftover" and not entry.is_dir()):
+        if kind is None or entry.is_symlink():
+            continue
+        if kind != "leftover" and entry.is_dir() == (kind == "scores"):
             continue
         path = Path(entry.path)
         found.append(Part(path=path, kind=kind, bytes=_size(path), used=_used(path, kind)))

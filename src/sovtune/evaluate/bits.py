@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,18 @@ class TextCost:
 
 Tick = Callable[[int, int], None]
 
+TOGETHER = 1024
+"""Tokens up to which short pieces are measured in one row: each row restores every 4-bit weight, however short it is,
+and products of fewer tokens do not reach a CPU's speed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Tokens to read, of which those after position ``first`` are scored."""
+
+    ids: list[int]
+    first: int
+
 
 def text_costs(
     model: Any,
@@ -51,21 +64,32 @@ def text_costs(
     Raises:
         DataRefused: a text has no tokens.
     """
-    costs = []
-    model.eval()
-    with torch.no_grad():
-        for index, text in enumerate(texts):
-            normal = unicodedata.normalize("NFC", text)
-            ids = tokenizer.encode(normal, add_special_tokens=False).ids
-            if not ids:
-                raise DataRefused("a text to evaluate on is empty", where=f"document {index + 1}")
-            nats = _nats(model, ids, start_token, max_length)
-            # Without a start token the first token has no context and is not scored: its bytes must not count.
-            scored = ids if start_token is not None else ids[1:]
-            covered = normal if start_token is not None else tokenizer.decode(scored)
-            costs.append(TextCost(bits=nats / math.log(2), bytes=len(covered.encode()), tokens=len(scored)))
-            tick(index + 1, len(texts))
-    return costs
+    pieces: list[Piece] = []
+    owners: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    for index, text in enumerate(texts):
+        normal = unicodedata.normalize("NFC", text)
+        ids = tokenizer.encode(normal, add_special_tokens=False).ids
+        if not ids:
+            raise DataRefused("a text to evaluate on is empty", where=f"document {index + 1}")
+        # Without a start token the first token has no context and is not scored: its bytes must not count.
+        scored = ids if start_token is not None else ids[1:]
+        covered = normal if start_token is not None else tokenizer.decode(scored)
+        sizes.append((len(covered.encode()), len(scored)))
+        full = ids if start_token is None else [start_token, *ids]
+        found = [Piece(ids=full[a:b], first=c - a - 1) for a, b, c in _windows(len(full), max_length)]
+        pieces += found
+        owners += [index] * len(found)
+    nats = [0.0] * len(texts)
+    for place, losses in enumerate(piece_losses(model, pieces)):
+        owner = owners[place]
+        nats[owner] += float(losses.double().sum())
+        if owners[place + 1 : place + 2] != [owner]:
+            tick(owner + 1, len(texts))
+    return [
+        TextCost(bits=bits / math.log(2), bytes=num_bytes, tokens=tokens)
+        for bits, (num_bytes, tokens) in zip(nats, sizes, strict=True)
+    ]
 
 
 def _windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -80,24 +104,45 @@ def _windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
         start = end - size // 2
 
 
-def _nats(model: Any, ids: list[int], start_token: int | None, max_length: int) -> float:
-    full = ([start_token] if start_token is not None else []) + ids
-    total = 0.0
-    for start, end, scored in _windows(len(full), max_length):
-        window = torch.tensor([full[start:end]], device=model.device)
-        targets = torch.tensor(full[scored:end], device=model.device)
-        total += float(target_losses(model, window, scored - start - 1, targets).double().sum())
-    return total
+@torch.no_grad()
+def piece_losses(model: Any, pieces: Sequence[Piece]) -> Iterator[Tensor]:
+    """-log p in nats of the scored tokens of each piece, fp32 [scored tokens], one piece after the other.
 
-
-def target_losses(model: Any, window: Tensor, first: int, targets: Tensor) -> Tensor:
-    """-log p of ``targets``, which follow positions ``first`` .. of the window [1, L]."""
+    With the fast path's attention short pieces share a row as documents that do not see each other.
+    """
+    model.eval()
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if causal.config._attn_implementation == attention.NAME:  # then logits are a plain product with the head
-        positions = torch.arange(window.shape[1], device=window.device)[None]
-        bounds = [0, window.shape[1]]
-        decoder = causal.get_decoder()
-        hidden = hidden_states(decoder, window, positions, bounds)
-        return token_losses(hidden[0, first:-1], causal.get_output_embeddings().weight, targets)
-    logits = model(input_ids=window, use_cache=False).logits[0, first:-1]
-    return -torch.log_softmax(logits.float(), -1).gather(1, targets[:, None])[:, 0]
+        for group in _groups(pieces):
+            yield from _row_losses(causal, group, model.device)
+        return
+    for piece in pieces:
+        ids = torch.tensor([piece.ids], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, piece.first : -1]
+        yield -torch.log_softmax(logits.float(), -1).gather(1, ids[0, piece.first + 1 :, None])[:, 0]
+
+
+def _groups(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Neighbours with at most ``TOGETHER`` tokens; a longer piece is alone."""
+    group: list[Piece] = []
+    for piece in pieces:
+        if group and sum(len(other.ids) for other in group) + len(piece.ids) > TOGETHER:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
+
+
+def _row_losses(causal: Any, group: Sequence[Piece], device: torch.device) -> Sequence[Tensor]:
+    bounds = [0, *itertools.accumulate(len(piece.ids) for piece in group)]
+    ids = torch.tensor([[token for piece in group for token in piece.ids]], device=device)
+    positions = torch.cat([torch.arange(len(piece.ids), device=device) for piece in group])[None]
+    hidden = hidden_states(causal.get_decoder(), ids, positions, bounds)
+    spans = [
+        (start + piece.first, end - 1)
+        for piece, (start, end) in zip(group, itertools.pairwise(bounds), strict=True)
+    ]
+    before = torch.cat([torch.arange(*span, device=device) for span in spans])
+    losses = token_losses(hidden[0, before], causal.get_output_embeddings().weight, ids[0, before + 1])
+    return torch.split(losses, [last - first for first, last in spans])

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sovtune.data.sources import SourceRequest, read_documents
 from sovtune.data.template import TextFormat
 from sovtune.errors import DataRefused
 from sovtune.evaluate.answers import greedy_answers
+from sovtune.evaluate.base_scores import BaseScores
 from sovtune.evaluate.bits import TextCost, text_costs
 from sovtune.evaluate.pairs import read_pairs, score_pairs
 from sovtune.evaluate.stats import RESAMPLES, compare
@@ -69,13 +69,16 @@ def read_held_out(wish: HeldOut) -> HeldOutTexts:
     return HeldOutTexts(wish=wish, card=loaded, language=language, texts=texts, sha256=digest)
 
 
-def evaluate(recipe: Recipe, model: Any, text_format: TextFormat, *, tick: Tick) -> EvalReport:
+def evaluate(
+    recipe: Recipe, model: Any, text_format: TextFormat, *, kept: BaseScores, tick: Tick
+) -> EvalReport:
     """Compare base and adapter.
 
     Args:
         recipe: with card paths resolved.
         model: what was trained; within ``model.disable_adapter()`` it is the base.
         text_format: tokenizer and chat format of the base.
+        kept: what the base scored in earlier evaluations; what it scores now is added.
         tick: progress, called with (what, done, of).
 
     Raises:
@@ -87,11 +90,12 @@ def evaluate(recipe: Recipe, model: Any, text_format: TextFormat, *, tick: Tick)
     comparisons = [read_pairs(wish, text_format) for wish in section.pairs]
     scores = []
     for held_out in sets:
-        before = _costs(model, model.disable_adapter, text_format, held_out, section, tick, "base")
-        after = _costs(model, None, text_format, held_out, section, tick, "adapter")
+        with model.disable_adapter():
+            before = _costs(model, text_format, held_out, section, tick, kept)
+        after = _costs(model, text_format, held_out, section, tick, None)
         scores.append(_score(held_out, before, after, recipe.seed))
     pairs = tuple(score_pairs(model, held_out, tick) for held_out in comparisons)
-    samples = _samples(recipe, model, text_format, tick)
+    samples = _samples(recipe, model, text_format, tick, kept)
     return EvalReport(
         scores=tuple(scores),
         samples=samples,
@@ -100,35 +104,36 @@ def evaluate(recipe: Recipe, model: Any, text_format: TextFormat, *, tick: Tick)
         bootstrap=f"{RESAMPLES} paired resamples of documents, seed {recipe.seed}, window {section.max_length} tokens",
         seconds=time.monotonic() - begun,
         pairs=pairs,
+        base_measured_on=tuple(sorted(kept.days)),
     )
 
 
 def _costs(
     model: Any,
-    switch: Callable[[], AbstractContextManager[None]] | None,
     text_format: TextFormat,
     held_out: HeldOutTexts,
     section: Evaluate,
     tick: Tick,
-    which: str,
+    kept: BaseScores | None,
 ) -> list[TextCost]:
-    def on_text(done: int, of: int) -> None:
-        tick(f"{held_out.card.card.id} {which}", done, of)
+    """Of the model as it is, or of the base where ``kept`` may know them already."""
+    start = text_format.bos if text_format.bos is not None else text_format.eos
+    which = "adapter" if kept is None else "base"
 
     def measure() -> list[TextCost]:
         return text_costs(
             model,
             text_format.tokenizer,
             held_out.texts,
-            start_token=text_format.bos if text_format.bos is not None else text_format.eos,
+            start_token=start,
             max_length=section.max_length,
-            tick=on_text,
+            tick=lambda done, of: tick(f"{held_out.card.card.id} {which}", done, of),
         )
 
-    if switch is None:
+    if kept is None:
         return measure()
-    with switch():
-        return measure()
+    asked = {"tokenizer": text_format.tokenizer_sha256, "start": start, "window": section.max_length}
+    return kept.costs(held_out.texts, asked, measure)
 
 
 def _score(held_out: HeldOutTexts, before: list[TextCost], after: list[TextCost], seed: int) -> TextScore:
@@ -157,15 +162,26 @@ def _score(held_out: HeldOutTexts, before: list[TextCost], after: list[TextCost]
     )
 
 
-def _samples(recipe: Recipe, model: Any, text_format: TextFormat, tick: Tick) -> tuple[SampleAnswer, ...]:
+def _samples(
+    recipe: Recipe, model: Any, text_format: TextFormat, tick: Tick, kept: BaseScores
+) -> tuple[SampleAnswer, ...]:
     prompts, limit = recipe.evaluate.prompts, recipe.evaluate.max_new_tokens
     if not prompts:
         return ()
+
+    def answers() -> list[str]:
+        return greedy_answers(model, text_format, prompts, max_new_tokens=limit)
+
     tick("sample answers", 0, 2)
+    asked = {
+        "tokenizer": text_format.tokenizer_sha256,
+        "template": text_format.template_sha256,
+        "new_tokens": limit,
+    }
     with model.disable_adapter():
-        before = greedy_answers(model, text_format, prompts, max_new_tokens=limit)
+        before = kept.answers(prompts, asked, answers)
     tick("sample answers", 1, 2)
-    after = greedy_answers(model, text_format, prompts, max_new_tokens=limit)
+    after = answers()
     tick("sample answers", 2, 2)
     return tuple(
         SampleAnswer(language=recipe.language, prompt=prompt, base=old, adapter=new)

@@ -20,7 +20,7 @@ from sovtune.data.judged import render_judged
 from sovtune.data.sources import SourceRequest, read_documents
 from sovtune.data.template import TextFormat
 from sovtune.errors import DataRefused
-from sovtune.evaluate.bits import target_losses
+from sovtune.evaluate.bits import Piece, piece_losses
 from sovtune.recipe import HeldOut
 from sovtune.records import PairScore
 
@@ -121,15 +121,17 @@ def _answer_sizes(pair: Rendered) -> list[int]:
 
 def _sums(model: Any, held_out: HeldOutPairs, tick: Callable[[str, int, int], None], which: str) -> Floats:
     """Log-probability in nats of every chosen and rejected answer, [pairs, 2]."""
+    pieces = []
+    for pair in held_out.pairs:
+        for ids, labels in _sides(pair):
+            answer = [at for at, label in enumerate(labels) if label != IGNORE]
+            pieces.append(Piece(ids=ids[: answer[-1] + 1], first=answer[0] - 1))
     found = np.empty((len(held_out.pairs), 2))
-    for place, pair in enumerate(held_out.pairs):
-        for side, (ids, labels) in enumerate(_sides(pair)):
-            first = next(at for at, label in enumerate(labels) if label != IGNORE)
-            last = max(at for at, label in enumerate(labels) if label != IGNORE)
-            window = torch.tensor([ids[: last + 1]], device=model.device)
-            losses = target_losses(model, window, first - 1, window[0, first:])
-            found[place, side] = -float(losses.double().sum())
-        tick(f"{held_out.card_id} {which}", place + 1, len(held_out.pairs))
+    for place, losses in enumerate(piece_losses(model, pieces)):
+        row, side = divmod(place, 2)
+        found[row, side] = -float(losses.double().sum())
+        if side:
+            tick(f"{held_out.card_id} {which}", row + 1, len(held_out.pairs))
     return found
 
 
