@@ -43,17 +43,13 @@ RUNTIME_GPU = 600_000_000
 (arXiv 2305.14314) counts for a 7B model, 660 are not weights by our count."""
 LOADING = 64 << 20
 """Bytes that loading holds beside the weights: sovtune.weights gives memory back that often."""
-HEAP_SHARE, HEAP_FIXED, HEAP_LAYER, HEAP_LAYER_PLAIN, HEAP_FLOOR = (
-    0.45,
-    60_000_000,
-    6_000_000,
-    9_000_000,
-    0.15,
-)
-"""Freed memory that glibc's heap cannot give back between live tensors: a share of what a step without checkpointing
-makes, up to a bound that grows with the layers, each of which leaves its own holes; but no less than a share of the
-activations of all layers. Checkpointing frees memory and leaves the holes. Fitted to the grid of scripts/bench_plan.py:
-0 to 600 MB in models of 8, 24 and 30 layers with 128 to 4,096 tokens at once."""
+HEAP_SHARE, HEAP_FIXED = 0.45, 60_000_000
+HEAP_LAYER, HEAP_LAYER_CHECKPOINTED, HEAP_LAYER_PLAIN = 6_000_000, 2_000_000, 9_000_000
+HEAP_FLOOR, HEAP_FLOOR_PLAIN = 0.25, 0.15
+"""Freed memory that glibc's heap cannot give back between live tensors: a share of the activations of all layers, up to
+a bound that grows with the layers, each of which leaves its own holes. Checkpointing frees what it makes again and
+leaves the holes: no less than the floor's share of the activations. Fitted to the grid of scripts/bench_plan.py: 0 to
+700 MB in models of 8, 24 and 30 layers with 128 to 4,096 tokens at once. On the plain path logits count too."""
 CACHE_GPU = 0.06
 """What CUDA's caching allocator holds beyond live tensors, as a share of what is made while training; not measured
 here."""
@@ -191,9 +187,13 @@ def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Wor
     """Freed memory that is still held, from what a step makes and the activations of all layers."""
     if load.gpu:
         return round(CACHE_GPU * sum(made.values()))
-    share = HEAP_SHARE * (whole + made["logits"] + made["scratch"])
-    bound = HEAP_FIXED + (HEAP_LAYER if load.fast else HEAP_LAYER_PLAIN) * facts.layers
-    return round(max(min(share, bound), HEAP_FLOOR * whole))
+    if not load.fast:
+        share = HEAP_SHARE * (whole + made["logits"] + made["scratch"])
+        bound = HEAP_FIXED + HEAP_LAYER_PLAIN * facts.layers
+        return round(max(min(share, bound), HEAP_FLOOR_PLAIN * whole))
+    per_layer = HEAP_LAYER_CHECKPOINTED if load.checkpointing else HEAP_LAYER
+    held = min(HEAP_SHARE * whole, HEAP_FIXED + per_layer * facts.layers)
+    return round(max(held, HEAP_FLOOR * whole) if load.checkpointing else held)
 
 
 def quantising_bytes(facts: BaseFacts, quantisation: Quantisation) -> int:
