@@ -104,17 +104,26 @@ def resolve(base: Base, *, root: Path, say: Say = lambda _: None, offline: bool 
         except _NotHere as reason:
             failures.append(f"{_mirror_name(mirror)}: {reason}")
             continue
-        if base.content_sha256 and resolved.record.content_sha256 != base.content_sha256:
-            raise BaseUnavailable(
-                f"{base.model} from {_mirror_name(mirror)} is not the base the recipe names",
-                where="base.content_sha256",
-                why=f"expected {base.content_sha256}, found {resolved.record.content_sha256}",
-                fix="name the right mirror, or put the found hash into the recipe if this base is the one you want",
-            )
+        check_named(base, mirror, resolved.record.content_sha256)
         return resolved
     raise BaseUnavailable(
         f"{base.model} at {base.revision} cannot be had", where="base.mirrors", why="; ".join(failures)
     )
+
+
+def check_named(base: Base, mirror: Mirror, found: str) -> None:
+    """Compare a base's content hash with the one that the recipe names, if it names one.
+
+    Raises:
+        BaseUnavailable: it is another base.
+    """
+    if base.content_sha256 and found != base.content_sha256:
+        raise BaseUnavailable(
+            f"{base.model} from {_mirror_name(mirror)} is not the base the recipe names",
+            where="base.content_sha256",
+            why=f"expected {base.content_sha256}, found {found}",
+            fix="name the right mirror, or put the found hash into the recipe if this base is the one you want",
+        )
 
 
 def mirrors_of(base: Base) -> tuple[Mirror, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovtune.base import RECORD_NAME, cache_home, hub_place, mirrors_of, wheel_place
+from sovtune.base import RECORD_NAME, cache_home, check_named, hub_place, mirrors_of, wheel_place
 from sovtune.base_hashes import remembered
 from sovtune.errors import BaseUnavailable
 from sovtune.recipe_base import Base
@@ -28,17 +28,21 @@ def locate(base: Base, root: Path) -> BasePlace:
         root: folder that relative mirror folders are relative to.
 
     Raises:
-        BaseUnavailable: none is.
+        BaseUnavailable: none is, or the first one is known to be another base than the recipe names.
     """
     for mirror in mirrors_of(base):
         if mirror.folder:
             folder = (root / mirror.folder).resolve()
             if folder.is_dir():
-                return BasePlace(folder=folder, content_sha256=remembered(cache_home(), folder))
+                known = remembered(cache_home(), folder)
+                if known is not None:
+                    check_named(base, mirror, known)
+                return BasePlace(folder=folder, content_sha256=known)
             continue
         folder = wheel_place(mirror) if mirror.wheel else hub_place(base, mirror)
         if (folder / RECORD_NAME).is_file():
             record = read_record(BaseRecord, folder / RECORD_NAME)
+            check_named(base, mirror, record.content_sha256)
             return BasePlace(folder=folder, content_sha256=record.content_sha256)
     raise BaseUnavailable(
         f"{base.model} at {base.revision} is not on this machine",

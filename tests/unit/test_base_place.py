@@ -69,3 +69,18 @@ def test_a_base_that_is_nowhere_is_named_with_the_command(tmp_path):
     with pytest.raises(BaseUnavailable, match="org/base at main is not on this machine") as caught:
         locate(base(HUB, WHEEL), tmp_path)
     assert "sovtune fetch" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("mirror", [HUB, WHEEL, Mirror(folder="base")], ids=["hub", "wheel", "folder"])
+def test_another_base_than_the_recipe_names_is_not_planned_with(tmp_path, home, mirror):
+    asked = base(mirror).model_copy(update={"content_sha256": "e" * 64})
+    if mirror.folder:
+        (tmp_path / "base").mkdir()
+        remember(home, (tmp_path / "base").resolve(), "d" * 64)
+    else:
+        fetched(wheel_place(mirror) if mirror.wheel else hub_place(asked, mirror), "d" * 64)
+    with pytest.raises(BaseUnavailable, match="is not the base the recipe names") as caught:
+        locate(asked, tmp_path)
+    assert caught.value.where == "base.content_sha256"
+    same = asked.model_copy(update={"content_sha256": "d" * 64})
+    assert locate(same, tmp_path).content_sha256 == "d" * 64
