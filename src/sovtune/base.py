@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovtune.base_hashes import remember
+from sovtune.base_hashes import check_named, remember
 from sovtune.errors import BaseUnavailable
 from sovtune.recipe_base import Base, Mirror
 from sovtune.records import BaseRecord, FileHash, read_record, to_json
@@ -102,28 +102,13 @@ def resolve(base: Base, *, root: Path, say: Say = lambda _: None, offline: bool 
         try:
             resolved = _from_mirror(base, mirror, root, say, offline)
         except _NotHere as reason:
-            failures.append(f"{_mirror_name(mirror)}: {reason}")
+            failures.append(f"{mirror_name(mirror)}: {reason}")
             continue
-        check_named(base, mirror, resolved.record.content_sha256)
+        check_named(base, mirror_name(mirror), resolved.record.content_sha256)
         return resolved
     raise BaseUnavailable(
         f"{base.model} at {base.revision} cannot be had", where="base.mirrors", why="; ".join(failures)
     )
-
-
-def check_named(base: Base, mirror: Mirror, found: str) -> None:
-    """Compare a base's content hash with the one that the recipe names, if it names one.
-
-    Raises:
-        BaseUnavailable: it is another base.
-    """
-    if base.content_sha256 and found != base.content_sha256:
-        raise BaseUnavailable(
-            f"{base.model} from {_mirror_name(mirror)} is not the base the recipe names",
-            where="base.content_sha256",
-            why=f"expected {base.content_sha256}, found {found}",
-            fix="name the right mirror, or put the found hash into the recipe if this base is the one you want",
-        )
 
 
 def mirrors_of(base: Base) -> tuple[Mirror, ...]:
@@ -135,7 +120,8 @@ class _NotHere(Exception):
     """This mirror does not deliver; the next one may."""
 
 
-def _mirror_name(mirror: Mirror) -> str:
+def mirror_name(mirror: Mirror) -> str:
+    """As messages name it."""
     if mirror.wheel:
         return f"wheel {mirror.wheel}"
     return f"folder {mirror.folder}" if mirror.folder else f"hub {mirror.hub}"

@@ -1,4 +1,4 @@
-"""Hashes of bases in folders, remembered with the state of their files, for plans that must answer at once."""
+"""Hashes of bases: compared with the recipe's, and remembered with the state of their files for plans."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
+
+from sovtune.errors import BaseUnavailable
+from sovtune.recipe_base import Base
 
 
 def remember(cache: Path, folder: Path, content_sha256: str) -> None:
@@ -27,6 +30,21 @@ def remembered(cache: Path, folder: Path) -> str | None:
         return None
     kept = json.loads(note.read_text(encoding="utf-8"))
     return str(kept["content_sha256"]) if kept["state"] == _state(folder) else None
+
+
+def check_named(base: Base, place: str, found: str) -> None:
+    """Compare the content hash of a base that was found at ``place`` with the recipe's, if it names one.
+
+    Raises:
+        BaseUnavailable: it is another base.
+    """
+    if base.content_sha256 and found != base.content_sha256:
+        raise BaseUnavailable(
+            f"{base.model} from {place} is not the base the recipe names",
+            where="base.content_sha256",
+            why=f"expected {base.content_sha256}, found {found}",
+            fix="name the right mirror, or put the found hash into the recipe if this base is the one you want",
+        )
 
 
 def _note(cache: Path, folder: Path) -> Path:

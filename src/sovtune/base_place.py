@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovtune.base import RECORD_NAME, cache_home, check_named, hub_place, mirrors_of, wheel_place
-from sovtune.base_hashes import remembered
+from sovtune.base import RECORD_NAME, cache_home, hub_place, mirror_name, mirrors_of, wheel_place
+from sovtune.base_hashes import check_named, remembered
 from sovtune.errors import BaseUnavailable
 from sovtune.recipe_base import Base
 from sovtune.records import BaseRecord, read_record
@@ -36,13 +36,13 @@ def locate(base: Base, root: Path) -> BasePlace:
             if folder.is_dir():
                 known = remembered(cache_home(), folder)
                 if known is not None:
-                    check_named(base, mirror, known)
+                    check_named(base, mirror_name(mirror), known)
                 return BasePlace(folder=folder, content_sha256=known)
             continue
         folder = wheel_place(mirror) if mirror.wheel else hub_place(base, mirror)
         if (folder / RECORD_NAME).is_file():
             record = read_record(BaseRecord, folder / RECORD_NAME)
-            check_named(base, mirror, record.content_sha256)
+            check_named(base, mirror_name(mirror), record.content_sha256)
             return BasePlace(folder=folder, content_sha256=record.content_sha256)
     raise BaseUnavailable(
         f"{base.model} at {base.revision} is not on this machine",

@@ -38,7 +38,7 @@ class Memory:
 
 def test_it_is_given_back_when_it_has_grown_beyond_what_a_step_leaves(monkeypatch):
     memory = Memory(monkeypatch, floor=1000)
-    slack = Slack(lambda: memory.held)
+    slack = Slack(lambda: memory.held, clock=lambda: 0.0)
     given = []
     for held in (1400, 1400, 1450, 1500, 1501, 1480, 1600, 1601):
         memory.held = held
@@ -51,11 +51,24 @@ def test_it_is_given_back_when_it_has_grown_beyond_what_a_step_leaves(monkeypatc
 def test_what_stays_held_anyway_is_not_given_back_in_every_step(monkeypatch):
     """Rows that grow: the longest one sets what a step may leave."""
     memory = Memory(monkeypatch, floor=1000)
-    slack = Slack(lambda: memory.held)
+    slack = Slack(lambda: memory.held, clock=lambda: 0.0)
     for step in range(40):
         memory.held = 1000 + 100 + 10 * min(step, 20)
         slack.after_step()
     assert memory.times < 6
+
+
+def test_long_steps_begin_with_memory_given_back(monkeypatch):
+    """What costs less than a hundredth of the time is always given back, but not crumbs."""
+    memory, now = Memory(monkeypatch, floor=1_000_000_000), [0.0]
+    slack = Slack(lambda: memory.held, clock=lambda: now[0])
+    given = []
+    for seconds, free in ((20, 5e8), (20, 5e8), (20, 5e8), (5, 5e8), (20, 5e8), (20, 5e7)):
+        now[0] += seconds
+        memory.held = memory.floor + int(free)
+        slack.after_step()
+        given.append(memory.times)
+    assert given == [1, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc_trim is glibc's")
