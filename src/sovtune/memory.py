@@ -193,7 +193,9 @@ def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Wor
         return round(max(min(share, bound), HEAP_FLOOR_PLAIN * whole))
     per_layer = HEAP_LAYER_CHECKPOINTED if load.checkpointing else HEAP_LAYER
     held = min(HEAP_SHARE * whole, HEAP_FIXED + per_layer * facts.layers)
-    return round(max(held, HEAP_FLOOR * whole) if load.checkpointing else held)
+    if load.checkpointing:  # layers are made again in part of what the loss has freed
+        held = max(held, HEAP_FLOOR * whole - made["logits"] / 2)
+    return round(held)
 
 
 def quantising_bytes(facts: BaseFacts, quantisation: Quantisation) -> int:
