@@ -50,6 +50,9 @@ HEAP_FLOOR, HEAP_FLOOR_PLAIN = 0.25, 0.15
 a bound that grows with the layers, each of which leaves its own holes. Checkpointing frees what it makes again and
 leaves the holes: no less than the floor's share of the activations. Fitted to the grid of scripts/bench_plan.py: 0 to
 700 MB in models of 8, 24 and 30 layers with 128 to 4,096 tokens at once. On the plain path logits count too."""
+HEAP_LARGEST = 32 << 20
+"""Bytes from which glibc maps a block by itself and gives it back at once (DEFAULT_MMAP_THRESHOLD_MAX in malloc.c):
+where the rows of a feed-forward block are as large they leave no holes."""
 CACHE_GPU = 0.06
 """What CUDA's caching allocator holds beyond live tensors, as a share of what is made while training; not measured
 here."""
@@ -193,8 +196,9 @@ def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Wor
         return round(max(min(share, bound), HEAP_FLOOR_PLAIN * whole))
     per_layer = HEAP_LAYER_CHECKPOINTED if load.checkpointing else HEAP_LAYER
     held = min(HEAP_SHARE * whole, HEAP_FIXED + per_layer * facts.layers)
-    if load.checkpointing:  # layers are made again in part of what the loss has freed
-        held = max(held, HEAP_FLOOR * whole - made["logits"] / 2)
+    if load.checkpointing and load.tokens * facts.intermediate * load.number_bytes < HEAP_LARGEST:
+        # Layers are made again in part of what the loss has freed.
+        held = max(held, HEAP_FLOOR * whole - made["logits"] / 4)
     return round(held)
 
 
