@@ -269,6 +269,9 @@ def _evaluate(state: State) -> None:
         "quantisation": state.recipe.base.quantisation.model_dump(mode="json"),
         "fast": state.loaded.fast,
         "full": state.recipe.adapter.kind == "full",
+        # Layers with an adapter, switched off or not, are computed by other functions than those without.
+        "adapted": sorted(state.loaded.targets),
+        "dora": state.recipe.adapter.dora,
     }
     kept = BaseScores(folder=cache_home() / SCORES, setting=setting_of(state.loaded.model, facts))
     record = evaluate(state.recipe, state.loaded.model, text_format, kept=kept, tick=tick)

@@ -42,6 +42,8 @@ def test_run_ends_with_one_line_of_json_and_all_artefacts(finished):
         "receipt.json",
     ):
         assert (run_dir / name).is_file(), name
+    train = json.loads((run_dir / "train.json").read_text())
+    assert 0 < train["saving_seconds"] < train["seconds"] + 60  # checkpoints every two steps
     for stage in ("base", "data", "plan", "train", "evaluate", "card", "publish"):
         assert any(line.startswith(stage) for line in done.stderr.splitlines()), stage
     assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 import pytest
 
 from sovtune.data.caches import clean
+from sovtune.errors import EnvironmentFault
 from sovtune.evaluate.base_scores import BaseScores, setting_of
 from sovtune.evaluate.bits import TextCost
 from sovtune.evaluate.compare import prepare_attention
@@ -64,6 +65,17 @@ def test_what_computes_is_part_of_the_conditions(tmp_path):
     assert settings[0] != settings[1]
     assert {"base", "attention", "processor", "versions"} == set(settings[0])
     assert {"sovtune", "torch", "transformers"} < set(settings[0]["versions"])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"day": "2026-11-22"}'])
+def test_a_damaged_file_is_named_with_the_command(tmp_path, content):
+    kept = BaseScores(folder=tmp_path, setting={"base": "a"})
+    kept.costs(["하나"], ASKED, Measuring(COSTS))
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    with pytest.raises(EnvironmentFault, match="cannot be read") as caught:
+        kept.costs(["하나"], ASKED, Measuring(COSTS))
+    assert caught.value.where == str(file) and "rm " in str(caught.value.fix)
 
 
 def test_old_measurements_are_cleaned_away(tmp_path):

@@ -54,12 +54,16 @@ def test_texts_cost_what_their_tokens_cost(tmp_path, monkeypatch, kind, fast, to
         wanted = [expected(model, tokenizer, text, start) for text in TEXTS]
     prepare_attention(model, fast)
     monkeypatch.setattr(bits, "TOGETHER", together)
-    ticks = []
+    ticks, rows = [], []
+    model.get_decoder().register_forward_hook(lambda *_: rows.append(1))
     costs = text_costs(
         model, tokenizer, TEXTS, start_token=start, max_length=WINDOW, tick=lambda *tick: ticks.append(tick)
     )
     assert [cost.bits for cost in costs] == pytest.approx([cost[0] for cost in wanted], rel=1e-5)
     assert [(cost.bytes, cost.tokens) for cost in costs] == [cost[1:] for cost in wanted]
+    pieces = sum(1 + max(0, math.ceil((tokens + 1 - WINDOW) / (WINDOW // 2))) for _, _, tokens in wanted)
+    assert pieces > len(TEXTS)
+    assert len(rows) < pieces if fast and together > 1 else len(rows) == pieces
     assert ticks == [(done, len(TEXTS)) for done in range(1, len(TEXTS) + 1)]
 
 

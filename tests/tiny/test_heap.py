@@ -7,6 +7,8 @@ import pytest
 
 from sovtune.fastpath import heap
 from sovtune.fastpath.heap import Slack
+from tiny_models import make_base
+from tiny_runs import make_recipe, make_rows, train
 
 REAL = """
 import psutil
@@ -69,6 +71,15 @@ def test_long_steps_begin_with_memory_given_back(monkeypatch):
         slack.after_step()
         given.append(memory.times)
     assert given == [1, 2, 3, 3, 4, 4]
+
+
+def test_a_run_looks_after_every_step(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(1))
+    monkeypatch.setattr(heap, "WORTH_GIVING", -1)
+    monkeypatch.setattr(heap, "COST_ALLOWED", 1e9)  # whatever it costs
+    train(make_recipe(), make_base(tmp_path / "base"), tmp_path / "run", make_rows(16), steps=5)
+    assert len(given) >= 4  # a step that frees nothing needs none
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc_trim is glibc's")

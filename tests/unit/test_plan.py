@@ -430,6 +430,21 @@ def test_more_data_never_takes_fewer_steps_or_less_time(
     assert planned(tokens, rows + more)[0] >= least[0]
 
 
+def test_rows_that_glibc_maps_by_themselves_leave_no_holes(facts: BaseFacts) -> None:
+    """With checkpointing holes grow with the activations until a row of the feed-forward block has 32 MB."""
+    tokens = memory.HEAP_LARGEST // (2 * facts.intermediate)
+
+    def fragmentation(length: int) -> int:
+        run = {"gradient_checkpointing": True}
+        made = recipe(rows={"max_length": length}, batch_tokens=length, run=run)
+        size = replace(DATA, longest=100)
+        return make_plan(made, facts, size, machine=ROOMY).memory_bytes["fragmentation"]
+
+    below, above = fragmentation(tokens * 9 // 10), fragmentation(tokens * 11 // 10)
+    assert below > 2 * above
+    assert above == memory.HEAP_FIXED + memory.HEAP_LAYER_CHECKPOINTED * facts.layers
+
+
 def test_checkpointing_saves_and_long_documents_cost(facts: BaseFacts) -> None:
     def activations(longest: int, **run: Any) -> int:
         made = recipe(rows={"max_length": 2048}, run=run)

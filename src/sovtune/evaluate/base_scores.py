@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sovtune.errors import EnvironmentFault
 from sovtune.evaluate.bits import TextCost
 
 
@@ -20,6 +21,9 @@ class BaseScores:
 
     ``setting`` is what every score depends on: the base's content, how it is stored and computed, on which kind of
     processor, with which versions. ``days`` are those on which the scores were measured that were taken from here.
+
+    Raises:
+        EnvironmentFault: a file in the folder is damaged.
     """
 
     folder: Path
@@ -45,10 +49,10 @@ class BaseScores:
         said = json.dumps({**self.setting, **asked}, sort_keys=True, ensure_ascii=False)
         file = self.folder / f"{hashlib.sha256(said.encode()).hexdigest()}.json"
         if file.is_file():
-            kept = json.loads(file.read_text(encoding="utf-8"))
+            day, values = _read(file)
             os.utime(file)  # of use today
-            self.days.add(kept["day"])
-            return list(kept["values"])
+            self.days.add(day)
+            return values
         values = make()
         self.folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
@@ -56,6 +60,19 @@ class BaseScores:
         part.write_text(json.dumps({"day": day, "values": values}, ensure_ascii=False), encoding="utf-8")
         os.replace(part, file)
         return values
+
+
+def _read(file: Path) -> tuple[str, list[Any]]:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return str(kept["day"]), list(kept["values"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise EnvironmentFault(
+            "what the base scored in an earlier run cannot be read",
+            where=str(file),
+            why=f"{type(error).__name__}: {error}",
+            fix=f"rm '{file}', then run the same command again: the base is measured anew",
+        ) from error
 
 
 def setting_of(model: Any, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,8 +60,7 @@ class Slack:
         """Look at what is held, and give it back when it is cheap or too much."""
         held = self.resident()
         if self.floor is None:
-            self._give()
-            self.of_a_step = held - self.floor if self.floor is not None else 0
+            self.of_a_step = held - self._give()
             return
         free = held - self.floor
         if self.just_given:
@@ -71,9 +70,11 @@ class Slack:
         if piled or WORTH_GIVING < free < TAKEN_PER_SECOND * COST_ALLOWED * (self.clock() - self.given_at):
             self._give()
 
-    def _give(self) -> None:
+    def _give(self) -> int:
         give_back()
-        self.floor, self.given_at, self.just_given = self.resident(), self.clock(), True
+        floor = self.resident()
+        self.floor, self.given_at, self.just_given = floor, self.clock(), True
+        return floor
 
 
 def keep_few_kernels() -> None:
