@@ -16,6 +16,7 @@ from sovtune.data.chat import IGNORE
 from sovtune.errors import DataRefused
 from sovtune.model import load_with_new_adapter
 from sovtune.recipe import Preference
+from sovtune.recipe_launch import Launch
 from sovtune.recipe_preference import PreferenceSettings, preference_settings
 from sovtune.train.group import joined
 from sovtune.train.judged_rows import JudgedCollator, JudgedRows, mismatched
@@ -353,10 +354,12 @@ def test_two_rows_at_once_equal_two_rows_accumulated(base, straight, tmp_path, m
     assert losses(at_once) == pytest.approx(losses(straight[method]), abs=1e-5)
 
 
-def _in_two(method, base, folder, settings):
+def _in_two(method, base, folder, settings, strategy="ddp"):
     torch.set_num_threads(1)
+    recipe = recipe_for(method, engine="auto" if strategy == "ddp" else "plain")
+    recipe = recipe.model_copy(update={"launch": Launch(processes=2, strategy=strategy)})
     with joined(2) as group:
-        run = run_of(recipe_for(method), base, folder, group=group, **settings)
+        run = run_of(recipe, base, folder, group=group, **settings)
         return [(step.loss, step.grad_norm, step.reward_margin, step.tokens) for step in run.history]
 
 
@@ -376,6 +379,20 @@ def test_two_processes_are_one(base, tmp_path, method):
     )
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_halves_of_a_model_judge_like_a_whole_one(base, tmp_path, method, strategy):
+    """The methods with a reference, which one process measures before the base is shared out."""
+    alone = run_of(recipe_for(method, engine="plain"), base, tmp_path / "alone")
+    first, second = in_group(2, _in_two, method, base, tmp_path / "two", {}, strategy, timeout_s=400)
+    assert first == second
+    for step, (loss, norm, margin, tokens) in zip(alone.history, first, strict=True):
+        assert (loss, norm, margin) == pytest.approx(
+            (step.loss, step.grad_norm, step.reward_margin), abs=1e-5
+        )
+        assert tokens == step.tokens
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])

@@ -105,6 +105,7 @@ BETWEEN_STAGES = {
 """Arrows that MAY_USE forbids, each with its reason."""
 
 HOMES = {
+    "accelerate": "train.sharding",
     "bitsandbytes": "stack adapter_setup fastpath.four_bit fastpath.peft_layers device_checks",
     "cut_cross_entropy": "fastpath.head_loss",
     "datasets": "probe data.entries data.arrow_rows train.engine",
@@ -149,7 +150,6 @@ HEAVY_ROOMS = ("fastpath", "train", "evaluate")
 
 COMES_WITH = {"markupsafe": "jinja2", "pydantic-core": "pydantic"}
 NEEDED_BY_OTHERS = {
-    "accelerate": "transformers' Trainer",
     "gguf": "transformers, to read GGUF files",
     "mlflow": "transformers' Trainer, when a recipe names it as a tracker",
     "tensorboard": "transformers' Trainer, when a recipe names it as a tracker",

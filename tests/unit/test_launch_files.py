@@ -21,6 +21,7 @@ from sovtune.launch_command import check_launcher
 from sovtune.recipe_file import load_recipe
 from sovtune.recipe_launch import Launch
 from sovtune.train.settings import check_settings
+from sovtune.train.sharding import begin_deepspeed
 
 OPTIONS = {
     "job-name": r"[\w.,@:+-]+",
@@ -293,14 +294,16 @@ def test_the_grace_is_longer_than_torchruns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("launch", "kind", "device", "error", "words"),
+    ("launch", "kind", "error", "words"),
     [
-        ("zero3", "lora", "cpu", EnvironmentFault, "CUDA"),
-        ("zero3", "lora", "cuda", EnvironmentFault, "package deepspeed"),
-        ("fsdp2", "full", "cpu", UsageError, "frozen base"),
+        ("zero3", "lora", EnvironmentFault, "package deepspeed"),
+        ("fsdp2", "full", UsageError, "frozen base"),
     ],
 )
-def test_strategies_that_cannot_work_are_refused(full_recipe, launch, kind, device, error, words) -> None:
+def test_strategies_that_cannot_work_are_refused(
+    full_recipe, monkeypatch, launch, kind, error, words
+) -> None:
+    monkeypatch.setattr("sovtune.train.settings.find_spec", lambda name: None)
     recipe = full_recipe.model_copy(
         update={
             "launch": Launch(processes=2, strategy=launch),
@@ -311,7 +314,13 @@ def test_strategies_that_cannot_work_are_refused(full_recipe, launch, kind, devi
         }
     )
     with pytest.raises(error, match=words):
-        check_settings(recipe, device)
+        check_settings(recipe, "cpu")
+
+
+def test_zero3_is_not_kept_from_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match="GPU of a machine that has one"):
+        begin_deepspeed("cpu")
 
 
 @pytest.fixture

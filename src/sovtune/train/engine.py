@@ -6,7 +6,9 @@ import os
 import platform
 import resource
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -43,7 +45,7 @@ from sovtune.train.out_of_memory import (
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, layer_settings, tracker_environment, trainer_settings
-from sovtune.train.sharding import shard_base, whole_weights
+from sovtune.train.sharding import begin_deepspeed, shard_base, whole_weights
 from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
@@ -197,6 +199,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         counts=counts,
         progress=job.progress,
         fingerprint=job.fingerprint,
+        layout=_layout(job),
         keep_checkpoints=job.recipe.train.run.keep_checkpoints,
         group=job.group,
         stop_file=job.stop_file,
@@ -239,7 +242,7 @@ def _beginning(job: TrainJob, *, resume: bool) -> Path | None:
     """The checkpoint to go on from; without one what an earlier attempt left is removed."""
     home = job.run_dir / CHECKPOINTS
     home.mkdir(parents=True, exist_ok=True)
-    start = checkpoints.newest(home, fingerprint=job.fingerprint) if resume else None
+    start = checkpoints.newest(home, fingerprint=job.fingerprint, layout=_layout(job)) if resume else None
     if start is None:
         shutil.rmtree(home)
         home.mkdir()
@@ -248,6 +251,10 @@ def _beginning(job: TrainJob, *, resume: bool) -> Path | None:
         for record in job.run_dir.glob(f"{Path(RECORD).stem}*.json"):
             record.unlink()
     return start
+
+
+def _layout(job: TrainJob) -> str:
+    return checkpoints.layout_of(job.recipe.launch.strategy, job.group.world)
 
 
 def _memory_record(run_dir: Path, group: Group) -> Path:
@@ -277,8 +284,8 @@ def _trainer(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     strategy = job.recipe.launch.strategy
-    if strategy == "fsdp2":
-        shard_base(loaded.model, job.group, loaded.device)
+    if strategy == "zero3":
+        begin_deepspeed(loaded.device)
     common: dict[str, Any] = {
         "fast": loaded.fast,
         "kernels": loaded.kernels,
@@ -309,16 +316,18 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)  # the watch reports; stdout belongs to results
     for parameter, data in exact:
         parameter.data = data
+    if strategy == "fsdp2":  # after the reference, which the first process measures alone
+        shard_base(loaded.model, job.group, loaded.device)
     return trainer
 
 
 def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) -> None:
     """Run the loop; keep the adapter when the loss is lost; say what a lack of memory means."""
     try:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        with redirect_stdout(sys.stderr):  # stdout belongs to results, and DeepSpeed prints
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
     except TrainingDiverged:
-        if job.group.leads:
-            _keep_last_good(trainer, watch, job)
+        _keep_last_good(trainer, watch, job)
         raise
     except (RuntimeError, MemoryError) as error:  # outside a step: there is nothing to cut there
         if not is_out_of_memory(error):
@@ -328,10 +337,18 @@ def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) 
 
 def _keep_last_good(trainer: Trainer, watch: Watch, job: TrainJob) -> None:
     """The newest sealed checkpoint is from before the trouble: take it up and write it where a person looks."""
-    good = checkpoints.newest(Path(str(trainer.args.output_dir)), fingerprint=watch.fingerprint)
-    if good is not None:
-        trainer._load_from_checkpoint(str(good))
-        save_trained(job.recipe, trainer.model, job.tokenizer_folder, job.run_dir, name="adapter-last-good")
+    home = Path(str(trainer.args.output_dir))
+    good = job.group.from_lead(
+        checkpoints.newest(home, fingerprint=watch.fingerprint) if job.group.leads else None
+    )
+    if good is None:
+        return
+    with whole_weights(trainer.model, job.recipe.launch.strategy, changed=True):
+        if job.group.leads:
+            trainer._load_from_checkpoint(str(good))
+            save_trained(
+                job.recipe, trainer.model, job.tokenizer_folder, job.run_dir, name="adapter-last-good"
+            )
 
 
 def peak_rss() -> int:

@@ -28,7 +28,7 @@ def check_settings(recipe: Recipe, device: str) -> None:
     """Refuse what this machine cannot do, before anything is loaded.
 
     Raises:
-        EnvironmentFault: adamw8bit or zero3 without CUDA, or a package that is missing.
+        EnvironmentFault: adamw8bit without CUDA, or a package that is missing.
         UsageError: fsdp2 where the base itself is trained.
     """
     if recipe.train.finer.optimizer == "adamw8bit" and device != "cuda":
@@ -38,7 +38,7 @@ def check_settings(recipe: Recipe, device: str) -> None:
             why="its paged state lives in GPU memory",
             fix="write `optimizer: adamw`; on a CPU the adapter's fp32 state is a small part of the memory",
         )
-    _check_strategy(recipe, device)
+    _check_strategy(recipe)
     for name in recipe.train.run.trackers:
         if find_spec(name) is None:
             raise EnvironmentFault(
@@ -49,19 +49,13 @@ def check_settings(recipe: Recipe, device: str) -> None:
             )
 
 
-def _check_strategy(recipe: Recipe, device: str) -> None:
+def _check_strategy(recipe: Recipe) -> None:
     strategy = recipe.launch.strategy
     if strategy == "fsdp2" and recipe.adapter.kind == "full":
         raise UsageError(
             "fsdp2 shares a frozen base among processes, and `full` trains it",
             where="launch.strategy",
             fix="write `strategy: zero3`, or train an adapter",
-        )
-    if strategy == "zero3" and device != "cuda":
-        raise EnvironmentFault(
-            f"zero3 needs a CUDA device, this run is on {device}",
-            where="launch.strategy",
-            fix="write `strategy: fsdp2`, which shares the base on CPUs too",
         )
     if strategy == "zero3" and find_spec("deepspeed") is None:
         raise EnvironmentFault(
@@ -112,6 +106,7 @@ def trainer_settings(
     """
     train = recipe.train
     warmup_steps = round(train.warmup * steps)
+    zero3 = recipe.launch.strategy == "zero3"
     mixed = recipe.adapter.kind == "full" and recipe.base.quantisation.compute == "bfloat16"
     micro_rows = min(train.run.micro_rows or 1, rows_per_step)
     return {
@@ -129,7 +124,7 @@ def trainer_settings(
         "seed": recipe.seed,
         "data_seed": recipe.seed,
         "bf16": mixed,
-        "use_cpu": device == "cpu",
+        "use_cpu": device == "cpu" and not zero3,  # see sharding.begin_deepspeed
         "activation_checkpointing": train.run.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "logging_strategy": "steps",
@@ -149,7 +144,8 @@ def trainer_settings(
         "max_length": None,
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        "deepspeed": deepspeed_config(recipe, device) if recipe.launch.strategy == "zero3" else None,
+        "accelerator_config": {"use_configured_state": zero3 and device == "cpu"},
+        "deepspeed": deepspeed_config() if zero3 else None,
     }
 
 
@@ -165,14 +161,13 @@ def layer_settings(kernels: Kernels) -> dict[str, Any]:
     return {"use_liger_kernel": True, "liger_kernel_config": config | losses}
 
 
-def deepspeed_config(recipe: Recipe, device: str) -> dict[str, Any]:
+def deepspeed_config() -> dict[str, Any]:
     """DeepSpeed's own configuration for ZeRO stage 3; `auto` is filled in by transformers from the settings above.
 
     The optimizer is ours (torch's AdamW), as with the other strategies; checkpoints gather the parts of the weights.
     """
-    bf16 = device == "cuda" and recipe.base.quantisation.compute == "bfloat16"
     return {
-        "bf16": {"enabled": bf16},
+        "bf16": {"enabled": "auto"},
         "zero_optimization": {
             "stage": 3,
             "overlap_comm": True,

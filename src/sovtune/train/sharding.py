@@ -1,14 +1,22 @@
-"""Strategies that share a model among processes: FSDP2 for a frozen base; what DeepSpeed's ZeRO-3 needs to save."""
+"""Strategies that share a model among processes: FSDP2 for a frozen base, and what DeepSpeed's ZeRO-3 needs of us."""
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from sovtune.errors import UsageError
 from sovtune.train.group import Group
+
+_DEEPSPEED_WANTED = "ACCELERATE_USE_DEEPSPEED"
+"""accelerate's own switch."""
 
 
 def shard_base(model: Any, group: Group, device: str) -> None:
@@ -34,13 +42,42 @@ def shard_base(model: Any, group: Group, device: str) -> None:
     ]
 
 
-def whole_weights(model: Any, strategy: str) -> AbstractContextManager[object]:
-    """Within the block what is trained is whole in every process, to be saved; only ZeRO-3 holds it in parts."""
+def whole_weights(model: Any, strategy: str, *, changed: bool = False) -> AbstractContextManager[object]:
+    """Within the block what is trained is whole in every process, to be saved; only ZeRO-3 holds it in parts.
+
+    With ``changed`` the first process may change it there, and the others get its values.
+    """
     if strategy != "zero3":
         return nullcontext()
     from deepspeed import zero  # a name in the package, no module of it
 
     gathered: AbstractContextManager[object] = zero.GatheredParameters(
-        [parameter for parameter in model.parameters() if parameter.requires_grad]
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        modifier_rank=0 if changed else None,
     )
     return gathered
+
+
+def begin_deepspeed(device: str) -> None:
+    """Make ready for ZeRO-3: DeepSpeed tells errors only, and on a CPU accelerate learns that it is wanted.
+
+    accelerate looks for DeepSpeed where it finds a GPU; on a CPU the state of the group has to be there before the
+    trainer asks for it (``use_configured_state`` in its settings).
+
+    Raises:
+        UsageError: the run is on the CPU of a machine with a GPU, which DeepSpeed would take.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if device != "cpu":
+        return
+    if torch.cuda.is_available():
+        raise UsageError(
+            "zero3 computes on the GPU of a machine that has one",
+            where="train.run.device",
+            fix="write `device: auto`, or `strategy: fsdp2`, which goes by the device",
+        )
+    os.environ[_DEEPSPEED_WANTED] = "true"
+    try:
+        PartialState(backend="gloo")
+    finally:
+        del os.environ[_DEEPSPEED_WANTED]

@@ -124,6 +124,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     counts: StepCounts
     progress: Progress
     fingerprint: str
+    layout: str
     keep_checkpoints: int
     group: Group = ALONE
     stop_file: Path | None = None
@@ -236,7 +237,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not self.group.leads:
             return
         home = Path(str(args.output_dir))
-        checkpoints.seal(home / f"{checkpoints.PREFIX}{state.global_step}", fingerprint=self.fingerprint)
+        checkpoints.seal(
+            home / f"{checkpoints.PREFIX}{state.global_step}",
+            fingerprint=self.fingerprint,
+            layout=self.layout,
+        )
         checkpoints.prune(home, self.keep_checkpoints)
         self.saving_seconds += time.monotonic() - self.logged
 
