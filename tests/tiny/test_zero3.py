@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from process_group import in_group
 from sovtune.errors import RunFailed, SovtuneError, TrainingDiverged
-from sovtune.recipe_adapter import Adapter
 from sovtune.recipe_launch import Launch
 from sovtune.train.checkpoints import SEAL
 from sovtune.train.group import ALONE, joined
@@ -81,19 +80,42 @@ def test_checkpoints_in_parts_and_whole_ones_are_not_mixed(base, tmp_path) -> No
     assert "the optimizer's state in it: whole; what this run reads: a part from each of 2" in told
 
 
-def _of_recipe(base: Path, run_dir: Path, changes: dict) -> list[float] | str:
-    """Losses of 6 steps with other values in the recipe than the settings of a run."""
+def _of_recipe(base: Path, run_dir: Path, changes: dict, strategy: str = "zero3") -> list[float] | str:
+    """Losses of 6 steps with other values in the recipe than the settings of a run; ``ddp`` is one process."""
     torch.set_num_threads(1)
     recipe = make_recipe(engine="plain")
-    with joined(2) as group:
-        launch = Launch(processes=2, strategy="zero3") if group.world == 2 else recipe.launch
-        train = recipe.train.model_copy(update=changes.get("train", {}))
-        adapter_section = changes.get("adapter", recipe.adapter)
-        wanted = recipe.model_copy(update={"launch": launch, "train": train, "adapter": adapter_section})
+    processes = 1 if strategy == "ddp" else 2
+    finer = recipe.train.finer.model_copy(update=changes.get("finer", {}))
+    recipe = recipe.model_copy(
+        update={
+            "launch": Launch(processes=processes, strategy=strategy),
+            "train": recipe.train.model_copy(update={"finer": finer, **changes.get("train", {})}),
+            "adapter": recipe.adapter.model_copy(update=changes.get("adapter", {})),
+        }
+    )
+    with joined(processes) as group:
         try:
-            return losses(run_engine(wanted, base, run_dir, make_rows(24), rows_per_step=4, group=group))
+            return losses(run_engine(recipe, base, run_dir, make_rows(24), rows_per_step=4, group=group))
         except TrainingDiverged as error:
             return str(error)
+
+
+VARIANTS = {
+    "rows of the vocabulary": {"adapter": {"vocabulary": "all"}},
+    "dora": {"adapter": {"dora": True}},
+    "pissa": {"adapter": {"init": "pissa"}},
+    "lora plus": {"finer": {"lora_plus": 4.0}},
+    "smoothing": {"finer": {"label_smoothing": 0.1, "z_loss": 1e-4}},
+}
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+def test_other_adapters_and_losses_in_halves(base, tmp_path, changes, strategy) -> None:
+    """Each of them reads weights or makes a loss in a way of its own."""
+    first, second = in_group(2, _of_recipe, base, tmp_path / "two", changes, strategy, timeout_s=TIMEOUT_S)
+    assert first == second
+    assert first == pytest.approx(_of_recipe(base, tmp_path / "one", changes, "ddp"), abs=1e-5)
 
 
 def test_a_diverged_run_keeps_the_last_good_adapter(base, tmp_path) -> None:
@@ -107,19 +129,11 @@ def test_a_diverged_run_keeps_the_last_good_adapter(base, tmp_path) -> None:
 
 
 def test_full_training_in_halves(base, tmp_path) -> None:
-    whole = Adapter(kind="full")
-    gentle = {"adapter": whole, "train": {"learning_rate": 1e-3}}
-    recipe = make_recipe(engine="plain")
-    recipe = recipe.model_copy(
-        update={"adapter": whole, "train": recipe.train.model_copy(update=gentle["train"])}
-    )
-    straight = run_engine(recipe, base, tmp_path / "straight", make_rows(24), rows_per_step=4)
+    gentle = {"adapter": {"kind": "full"}, "train": {"learning_rate": 1e-3}}
     first, second = in_group(2, _of_recipe, base, tmp_path / "halves", gentle, timeout_s=TIMEOUT_S)
     assert first == second
-    assert first == pytest.approx(losses(straight), abs=1e-5)
-    one, other = (
-        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "halves")
-    )
+    assert first == pytest.approx(_of_recipe(base, tmp_path / "whole", gentle, "ddp"), abs=1e-5)
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "halves"))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5)

@@ -18,6 +18,7 @@ from sovtune.errors import EnvironmentFault, RunFailed, TrainingDiverged, UsageE
 from sovtune.launch import messages, processes, skypilot, slurm
 from sovtune.launch.processes import Device, check_processes, threads_each
 from sovtune.launch_command import check_launcher
+from sovtune.recipe_base import Quantisation
 from sovtune.recipe_file import load_recipe
 from sovtune.recipe_launch import Launch
 from sovtune.train.settings import check_settings
@@ -294,20 +295,23 @@ def test_the_grace_is_longer_than_torchruns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("launch", "kind", "error", "words"),
+    ("launch", "adapter", "quantisation", "error", "words"),
     [
-        ("zero3", "lora", EnvironmentFault, "package deepspeed"),
-        ("fsdp2", "full", UsageError, "frozen base"),
+        ("zero3", {"kind": "lora"}, "none", EnvironmentFault, "package deepspeed"),
+        ("zero3", {"kind": "qlora", "dora": True}, "nf4", UsageError, "DoRA on a base in 4 bits"),
+        ("fsdp2", {"kind": "full"}, "none", UsageError, "frozen base"),
+        ("fsdp2", {"kind": "lora"}, "int8", UsageError, "base in int8"),
     ],
 )
 def test_strategies_that_cannot_work_are_refused(
-    full_recipe, monkeypatch, launch, kind, error, words
+    full_recipe, monkeypatch, launch, adapter, quantisation, error, words
 ) -> None:
     monkeypatch.setattr("sovtune.train.settings.find_spec", lambda name: None)
     recipe = full_recipe.model_copy(
         update={
             "launch": Launch(processes=2, strategy=launch),
-            "adapter": full_recipe.adapter.model_copy(update={"kind": kind}),
+            "adapter": full_recipe.adapter.model_copy(update=adapter),
+            "base": full_recipe.base.model_copy(update={"quantisation": Quantisation(kind=quantisation)}),
             "train": full_recipe.train.model_copy(
                 update={"finer": full_recipe.train.finer.model_copy(update={"optimizer": "adamw"})}
             ),

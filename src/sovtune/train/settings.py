@@ -29,7 +29,7 @@ def check_settings(recipe: Recipe, device: str) -> None:
 
     Raises:
         EnvironmentFault: adamw8bit without CUDA, or a package that is missing.
-        UsageError: fsdp2 where the base itself is trained.
+        UsageError: a strategy that does not go with this base or adapter.
     """
     if recipe.train.finer.optimizer == "adamw8bit" and device != "cuda":
         raise EnvironmentFault(
@@ -56,6 +56,21 @@ def _check_strategy(recipe: Recipe) -> None:
             "fsdp2 shares a frozen base among processes, and `full` trains it",
             where="launch.strategy",
             fix="write `strategy: zero3`, or train an adapter",
+        )
+    kind = recipe.base.quantisation.kind
+    if strategy == "fsdp2" and kind == "int8":
+        raise UsageError(
+            "fsdp2 does not share out a base in int8",
+            where="launch.strategy",
+            why="the parts of its weights lose their scales (bitsandbytes 0.50)",
+            fix="write `strategy: zero3`, or base.quantisation.kind: nf4",
+        )
+    if strategy == "zero3" and recipe.adapter.dora and kind in ("nf4", "fp4"):
+        raise UsageError(
+            "DoRA on a base in 4 bits does not work with zero3",
+            where="adapter.dora",
+            why="PEFT makes weights of its own there, which DeepSpeed does not know (peft 0.21, deepspeed 0.19)",
+            fix="write `strategy: fsdp2`",
         )
     if strategy == "zero3" and find_spec("deepspeed") is None:
         raise EnvironmentFault(
