@@ -131,8 +131,7 @@ def load_with_new_adapter(recipe: Recipe, folder: Path) -> LoadedModel:
         reasons = ["asked for by train.run.engine"]
     else:
         reasons = _fast_blockers(folder, device, dropout=adapter.dropout, head_trained=adapter.trains_output)
-    if recipe.launch.strategy != "ddp":
-        reasons.append(f"{recipe.launch.strategy} gathers a layer only while its own forward pass runs")
+    reasons += recipe.launch.blockers
     fast, notes = not reasons, tuple(f"plain engine: {reason}" for reason in reasons)
     kernels = _gpu_kernels(recipe, folder) if device == "cuda" else TORCH_ONLY
     notes += kernels.notes
@@ -280,8 +279,7 @@ def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
     full = recipe.adapter.kind == "full"
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     blockers = select.loss_blockers(config, head_trained=full or recipe.adapter.trains_output)
-    if recipe.launch.strategy != "ddp":
-        blockers.append(f"{recipe.launch.strategy} gathers a layer only while its own forward pass runs")
+    blockers += recipe.launch.blockers
     finer = recipe.train.finer
     return choose_kernels(
         capability=torch.cuda.get_device_capability(),

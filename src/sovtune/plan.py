@@ -269,7 +269,7 @@ def _plain_reasons(recipe: Recipe, facts: BaseFacts, device: str) -> list[str]:
         reasons.append("adapter.dropout is above 0")
     if recipe.adapter.trains_output:
         reasons.append("the output layer is trained")
-    return reasons
+    return reasons + list(recipe.launch.blockers)
 
 
 def _workload(recipe: Recipe, data: DataSize, *, fast: bool, gpu: bool) -> Workload:

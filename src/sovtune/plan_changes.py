@@ -90,7 +90,8 @@ def _ladder() -> Iterator[Callable[[Recipe, Situation], Change | None]]:
 
 
 def _lean_loss(recipe: Recipe, situation: Situation) -> Change | None:
-    if situation.device != "cpu" or recipe.train.run.engine != "plain" or situation.facts.config_blockers:
+    blocked = situation.facts.config_blockers or recipe.launch.blockers
+    if situation.device != "cpu" or recipe.train.run.engine != "plain" or blocked:
         return None
     return {"train.run.engine": "auto"}, "nothing: the loss is made in chunks, and the step is faster"
 

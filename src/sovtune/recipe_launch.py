@@ -58,6 +58,13 @@ class Launch(Section):
         """Training processes on all nodes together."""
         return self.processes * self.nodes
 
+    @property
+    def blockers(self) -> tuple[str, ...]:
+        """Why layers cannot be computed by anything but their own forward pass; empty when they can."""
+        if self.strategy == "ddp":
+            return ()
+        return (f"{self.strategy} gathers a layer only while its own forward pass runs",)
+
     def _ray_address_is_for_ray(self) -> Conflict | None:
         if self.ray_address is not None and self.data_engine != "ray":
             return Conflict("this is read only with `data_engine: ray`", ("ray_address",))

@@ -14,7 +14,7 @@ import pytest
 
 from cli_runs import sovtune, start, step_losses, wait_for_step, write_project
 
-ROWS = ("--set", "train.batch_tokens=768")
+ROWS = ("--set", "train.batch_tokens=1024")
 SHARED = ("--set", "launch.processes=2", *ROWS)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 pytestmark = [
@@ -44,12 +44,14 @@ def _project(folder: Path) -> Path:
     return recipe
 
 
-def test_processes_of_the_recipe(straight, tmp_path) -> None:
-    done = sovtune("train", _project(tmp_path), *SHARED, "--json", folder=tmp_path)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero3"])
+def test_processes_of_the_recipe(straight, tmp_path, strategy) -> None:
+    with_strategy = ("--set", f"launch.strategy={strategy}")
+    done = sovtune("train", _project(tmp_path), *SHARED, *with_strategy, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 16
+    assert json.loads(done.stdout)["steps"] == 16, "and nothing else: DeepSpeed prints"
     assert step_losses(tmp_path / "runs" / "tiny-run") == pytest.approx(straight[1], abs=1e-5)
-    assert "2 processes on this machine" in done.stderr
+    assert f"2 processes on this machine, {strategy}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

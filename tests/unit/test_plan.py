@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +30,7 @@ from sovtune.plan import (
 )
 from sovtune.recipe import Recipe
 from sovtune.recipe_base import Quantisation
+from sovtune.recipe_launch import Launch
 from sovtune.recipe_train import Train
 from sovtune.records import TrainReport, from_json, to_json
 
@@ -472,6 +473,20 @@ def test_the_plain_path_pays_for_padding_and_logits(facts: BaseFacts) -> None:
     assert plain.memory_bytes["logits"] == tokens * 64 * 6 + tokens * 1000 * 12
     assert "plain engine: asked for by train.run.engine" in plain.notes
     assert not any("plain engine" in note for note in fast.notes)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_a_shared_base_takes_the_plain_path(facts: BaseFacts, strategy: Literal["fsdp2", "zero3"]) -> None:
+    shared = recipe().model_copy(update={"launch": Launch(processes=2, strategy=strategy)})
+    found = make_plan(shared, facts, DATA, machine=ROOMY)
+    plain = make_plan(recipe(run={"engine": "plain"}), facts, DATA, machine=ROOMY)
+    assert found.memory_bytes["logits"] == plain.memory_bytes["logits"]
+    assert any(note.startswith(f"plain engine: {strategy} gathers") for note in found.notes)
+    assert any("counted with the whole base" in note for note in found.notes)
+    small = replace(ROOMY, memory_available_bytes=sum(found.memory_bytes.values()) // 2)
+    changes = make_plan(shared, facts, DATA, machine=small).changes
+    assert changes
+    assert not any("train.run.engine" in change.values for change in changes), "another engine is no way out"
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ class Trainer(SharingTrainer):
 
 
 def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
-    """Train, or go on from the newest complete checkpoint.
+    """Train, or go on from the newest complete checkpoint; what libraries print goes to stderr.
 
     Args:
         job: rows, counts and folders.
@@ -185,6 +185,11 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         RunFailed: a module cannot learn, or the checkpoint belongs to another run.
         EnvironmentFault: out of memory or disk.
     """
+    with redirect_stdout(sys.stderr):
+        return _run(job, loaded, resume=resume)
+
+
+def _run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
     start = job.group.from_lead(_beginning(job, resume=resume) if job.group.leads else None)
     settings = job.recipe.train.run
     recovery = Recovery(
@@ -324,8 +329,7 @@ def _trainer(
 def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) -> None:
     """Run the loop; keep the adapter when the loss is lost; say what a lack of memory means."""
     try:
-        with redirect_stdout(sys.stderr):  # stdout belongs to results, and DeepSpeed prints
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
     except TrainingDiverged:
         _keep_last_good(trainer, watch, job)
         raise

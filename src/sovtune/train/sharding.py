@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -59,7 +58,7 @@ def whole_weights(model: Any, strategy: str, *, changed: bool = False) -> Abstra
 
 
 def begin_deepspeed(device: str) -> None:
-    """Make ready for ZeRO-3: DeepSpeed tells errors only, and on a CPU accelerate learns that it is wanted.
+    """Make ready for ZeRO-3 on a CPU, where accelerate has to learn that DeepSpeed is wanted.
 
     accelerate looks for DeepSpeed where it finds a GPU; on a CPU the state of the group has to be there before the
     trainer asks for it (``use_configured_state`` in its settings).
@@ -67,7 +66,6 @@ def begin_deepspeed(device: str) -> None:
     Raises:
         UsageError: the run is on the CPU of a machine with a GPU, which DeepSpeed would take.
     """
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if device != "cpu":
         return
     if torch.cuda.is_available():
@@ -76,6 +74,7 @@ def begin_deepspeed(device: str) -> None:
             where="train.run.device",
             fix="write `device: auto`, or `strategy: fsdp2`, which goes by the device",
         )
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and warns of its absence
     os.environ[_DEEPSPEED_WANTED] = "true"
     try:
         PartialState(backend="gloo")
