@@ -10,6 +10,7 @@ rounds up; each layer shape in a process of its own.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +47,17 @@ def measure(outputs: int, *, rounding: bool) -> None:
 
 def main() -> None:
     """Every shape both ways."""
-    if len(sys.argv) > 1:
-        return measure(int(sys.argv[1]), rounding=sys.argv[2] == "rounded")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--outputs", type=int, help="only this layer shape, in this process")
+    parser.add_argument("--rounded", action="store_true", help="with --outputs: numbers of rows rounded up")
+    given = parser.parse_args()
+    if given.outputs:
+        return measure(given.outputs, rounding=given.rounded)
     for outputs in SHAPES:
-        for kind in ("plain", "rounded"):
-            subprocess.run([sys.executable, __file__, str(outputs), kind], check=True)
+        for how in ([], ["--rounded"]):
+            subprocess.run([sys.executable, __file__, "--outputs", str(outputs), *how], check=True)
     return None
 
 

@@ -317,7 +317,7 @@ def publish(
     """
     from dataclasses import asdict
 
-    from sovtune.progress import size
+    from sovtune.figures import size
 
     close_network([endpoint] if endpoint else [])
     from sovtune.publish import publish as publish_run

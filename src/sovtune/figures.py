@@ -1,4 +1,4 @@
-"""Figures and language tags as people read them, the same in card and report."""
+"""Figures and language tags as people read them, the same in the terminal, the card and the report."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def share(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``1 h 02 min``, ``3 min 05 s``, ``12 s`` or ``0.4 s``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    """Seconds as ``1 h 02 min``, ``3 min 05 s``, ``12 s`` or ``0.4 s``; whole seconds have no decimals."""
     whole = round(seconds)
+    if seconds < 10 and seconds != whole:
+        return f"{seconds:.1f} s"
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def size(num_bytes: float) -> str:
-    """Bytes as kB, MB or GB with powers of ten."""
+    """Bytes as kB, MB or GB with powers of ten, the way disks and GPUs are sold."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= scale:
             return f"{num_bytes / scale:,.1f} {unit}"

@@ -24,7 +24,7 @@ from sovtune.plan import (
 )
 from sovtune.plan_changes import with_values
 from sovtune.probe import Probe, heaviest, run_probe
-from sovtune.progress import duration, size
+from sovtune.figures import duration, size
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import EXTENDS, LoadedRecipe, load_recipe
 from sovtune.records import DataReport, Plan, PlanChange

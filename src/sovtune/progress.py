@@ -12,26 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from sovtune.figures import duration
+
 PLAIN_INTERVAL_S = 10.0
 """Seconds between plain lines of the same stage; the first and the last are always printed."""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``1 h 02 min``, ``3 min 05 s`` or ``12 s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    if whole >= 60:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole} s"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes as kB, MB or GB with powers of ten, the way disks and GPUs are sold."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.1f} {unit}" if unit != "kB" else f"{num_bytes / scale:.0f} {unit}"
-    return f"{num_bytes:.0f} B"
 
 
 class _Detail(ProgressColumn):
@@ -104,4 +88,4 @@ class Reporter:
 
     def seconds_left(self, done: int, of: int, spent: float) -> str:
         """Time left at the pace so far."""
-        return duration(spent / done * (of - done)) if done else "?"
+        return duration(round(spent / done * (of - done))) if done else "?"

@@ -24,8 +24,7 @@ from sovtune.data.gate_settings import GateSettings, Percentiles, PersonalDataPo
 from sovtune.data.quality import Thresholds
 from sovtune.data.scripts import primary
 from sovtune.errors import EnvironmentFault, UsageError
-from sovtune.figures import known_languages
-from sovtune.progress import size
+from sovtune.figures import known_languages, size
 
 if TYPE_CHECKING:
     from sovtune.progress import Reporter

@@ -42,11 +42,11 @@ def test_it_is_given_back_when_it_has_grown_beyond_what_a_step_leaves(monkeypatc
     memory = Memory(monkeypatch, floor=1000)
     slack = Slack(lambda: memory.held, clock=lambda: 0.0)
     given = []
-    for held in (1400, 1400, 1450, 1500, 1501, 1480, 1600, 1601):
+    for held in (1400, 1400, 1500, 1555, 1556, 1480, 1644, 1645):
         memory.held = held
         slack.after_step()
         given.append(memory.times)
-    # At once, to learn what a step leaves (400); when that is a quarter more; then a step leaves 480, and 600 are it.
+    # At once, to learn what a step leaves (400); at a tenth of 1,556 beyond it; then a step leaves 480, and 645 is it.
     assert given == [1, 1, 1, 1, 2, 2, 2, 3]
 
 
@@ -65,7 +65,7 @@ def test_long_steps_begin_with_memory_given_back(monkeypatch):
     memory, now = Memory(monkeypatch, floor=1_000_000_000), [0.0]
     slack = Slack(lambda: memory.held, clock=lambda: now[0])
     given = []
-    for seconds, free in ((20, 5e8), (20, 5e8), (20, 5e8), (5, 5e8), (20, 5e8), (20, 5e7)):
+    for seconds, free in ((20, 2e8), (20, 2e8), (20, 2e8), (5, 2e8), (20, 2e8), (20, 5e7)):
         now[0] += seconds
         memory.held = memory.floor + int(free)
         slack.after_step()

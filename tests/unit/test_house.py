@@ -27,6 +27,7 @@ ROOMS = {
     "licences": ("licences", "licence_*", "audience"),
     "secrets": ("secrets",),
     "network": ("network",),
+    "figures": ("figures",),
     "progress": ("progress",),
     "runs": ("runs",),
     "families": ("families",),
@@ -41,7 +42,7 @@ ROOMS = {
     "train": ("train", "train.*"),
     "launch": ("launch", "launch.*"),
     "evaluate": ("evaluate", "evaluate.*"),
-    "card": ("card", "card_header", "card_lint", "evidence", "figures", "findings", "charts", "report", "gate_words", "trained_words"),
+    "card": ("card", "card_header", "card_lint", "evidence", "findings", "charts", "report", "gate_words", "trained_words"),
     "publish": ("publish", "publish_folder", "publish_line", "release"),
     "doctor": ("doctor", "device_checks"),
     "commands": ("pipeline", "check", "preview", "probe", "stack", "mixture_view", "summary", "*_command", "data_view"),
@@ -57,7 +58,8 @@ MAY_USE = {
     "licences": "",
     "secrets": "",
     "network": "errors",
-    "progress": "",
+    "figures": "",
+    "progress": "figures",
     "runs": "errors records",
     "families": "errors",
     "kernels": "",
@@ -69,12 +71,12 @@ MAY_USE = {
     "train": "errors records recipe fastpath kernels",
     "launch": "errors yaml recipe",
     "evaluate": "errors records recipe fastpath",
-    "card": "errors records recipe licences secrets runs",
+    "card": "errors records recipe licences secrets figures runs",
     "publish": "errors records licences network secrets runs",
     "doctor": "errors base plan network kernels",
-    "commands": "errors records yaml recipe licences network progress runs base plan data model train launch "
+    "commands": "errors records yaml recipe licences network figures progress runs base plan data model train launch "
     "evaluate card publish",
-    "cli": "errors network progress recipe runs data publish launch doctor commands",
+    "cli": "errors network figures progress recipe runs data publish launch doctor commands",
 }
 """Room -> rooms it may import from, besides itself."""
 

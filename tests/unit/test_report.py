@@ -367,8 +367,10 @@ def test_figures_read_well() -> None:
     assert change(-0.04) == "0.0 %"
     assert change(0.04) == "0.0 %"
     assert change(14.58) == "+14.6 %"
-    assert [duration(seconds) for seconds in (0.42, 9.96, 59.6, 171.4, 3720)] == [
+    assert [duration(seconds) for seconds in (0, 0.42, 6, 9.96, 59.6, 171.4, 3720)] == [
+        "0 s",
         "0.4 s",
+        "6 s",
         "10.0 s",
         "1 min 00 s",
         "2 min 51 s",
