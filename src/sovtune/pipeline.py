@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sovtune.base import ResolvedBase, cache_home, resolve
 from sovtune.errors import EnvironmentFault
-from sovtune.launch.messages import is_worker, started_here
 from sovtune.figures import duration, size
+from sovtune.launch.messages import is_worker, started_here
 from sovtune.progress import Reporter
 from sovtune.recipe_file import LoadedRecipe
 from sovtune.records import (

@@ -12,6 +12,7 @@ from sovtune.architecture import BaseFacts
 from sovtune.base import ResolvedBase, cache_home, resolve
 from sovtune.base_place import BasePlace, locate
 from sovtune.errors import UsageError
+from sovtune.figures import duration, size
 from sovtune.machine import Machine, named_machine, this_machine
 from sovtune.plan import (
     DataSize,
@@ -24,7 +25,6 @@ from sovtune.plan import (
 )
 from sovtune.plan_changes import with_values
 from sovtune.probe import Probe, heaviest, run_probe
-from sovtune.figures import duration, size
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import EXTENDS, LoadedRecipe, load_recipe
 from sovtune.records import DataReport, Plan, PlanChange

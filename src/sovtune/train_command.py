@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sovtune.base import ResolvedBase, hash_file
 from sovtune.errors import EnvironmentFault, RunFailed, UsageError
+from sovtune.figures import duration, size
 from sovtune.launch.messages import is_worker
 from sovtune.launch.processes import Device, check_processes, run_workers
-from sovtune.figures import duration, size
 from sovtune.progress import Reporter
 from sovtune.recipe import Recipe
 from sovtune.records import FileHash, Plan, TrainReport
