@@ -61,11 +61,11 @@ def test_what_stays_held_anyway_is_not_given_back_in_every_step(monkeypatch):
 
 
 def test_long_steps_begin_with_memory_given_back(monkeypatch):
-    """What costs less than a hundredth of the time is always given back, but not crumbs."""
+    """What costs less than a fiftieth of the time is always given back, but not crumbs."""
     memory, now = Memory(monkeypatch, floor=1_000_000_000), [0.0]
     slack = Slack(lambda: memory.held, clock=lambda: now[0])
     given = []
-    for seconds, free in ((20, 2e8), (20, 2e8), (20, 2e8), (5, 2e8), (20, 2e8), (20, 5e7)):
+    for seconds, free in ((20, 5e8), (20, 5e8), (20, 5e8), (5, 5e8), (20, 5e8), (20, 5e7)):
         now[0] += seconds
         memory.held = memory.floor + int(free)
         slack.after_step()

@@ -16,9 +16,9 @@ ones (fastpath.shapes). 1,200 products of as many shapes let a process grow by 0
 by 0.57 GB with this one, in the same time."""
 SLACK_ALLOWED = 0.1
 """Free memory that is held at most beyond what a single step leaves, as a share of all that is held."""
-TAKEN_PER_SECOND, COST_ALLOWED = 1.5e9, 0.01
+TAKEN_PER_SECOND, COST_ALLOWED = 1.5e9, 0.02
 """Bytes of new memory that a step gets from the system in a second (500 MB touched for the first time took 0.33 s), and
-the share of time that may cost: a step of 20 seconds may begin with 0.3 GB given back."""
+the share of time that may cost: a step of 20 seconds may begin with 0.6 GB given back."""
 WORTH_GIVING = 100_000_000
 _VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
