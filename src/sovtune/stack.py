@@ -34,7 +34,7 @@ def import_stack() -> None:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """On a machine without a GPU bitsandbytes' compiled functions are not used, and torch's compiler is not loaded.
+    """On a machine without a GPU bitsandbytes' compiled functions are not used, nor torch's inductor loaded.
 
     They are its fallback for 8-bit kernels; decorating them takes a second, and calling them needs a C++ compiler.
     """

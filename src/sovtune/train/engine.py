@@ -272,9 +272,8 @@ def _trainer(
 ) -> Trainer:
     check_settings(job.recipe, loaded.device)
     os.environ.update(tracker_environment(job.recipe, job.run_dir))
-    if (
-        loaded.device == "cpu"
-    ):  # accelerate imports DeepSpeed where it is installed, which warns of a missing GPU
+    if loaded.device == "cpu":
+        # accelerate imports DeepSpeed wherever it is installed, which looks for a GPU and warns of its absence
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     settings = trainer_settings(
         job.recipe,
