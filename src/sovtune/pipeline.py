@@ -247,7 +247,8 @@ def _plan(state: State) -> None:
     state.folder.save("plan", plan)
 
 
-def _evaluate(state: State) -> None:
+def _measure(state: State) -> EvalReport:
+    """Compare the base with what was trained."""
     from sovtune.data.caches import SCORES
     from sovtune.data.template import read_format
     from sovtune.evaluate.base_scores import BaseScores, setting_of
@@ -275,7 +276,14 @@ def _evaluate(state: State) -> None:
         "dora": state.recipe.adapter.dora,
     }
     kept = BaseScores(folder=cache_home() / SCORES, setting=setting_of(state.loaded.model, facts))
-    record = evaluate(state.recipe, state.loaded.model, text_format, kept=kept, tick=tick)
+    return evaluate(state.recipe, state.loaded.model, text_format, kept=kept, tick=tick)
+
+
+def _evaluate(state: State) -> None:
+    from sovtune.train.out_of_memory import named_memory_faults
+
+    with named_memory_faults(_no_memory_to_evaluate):
+        record = _measure(state)
     state.folder.save("evaluate", record)
     if record.base_measured_on:
         days = ", ".join(record.base_measured_on)
@@ -293,6 +301,15 @@ def _evaluate(state: State) -> None:
     for gate in record.gates:
         if not gate.passed:
             state.report.say(f"gate failed: {gate.name}, measured {gate.measured:+.2f} %")
+
+
+def _no_memory_to_evaluate(reason: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "out of memory while the base and what was trained are compared; what was trained is kept",
+        where="evaluate",
+        why=reason,
+        fix="free memory and give the same command again: it goes on here",
+    )
 
 
 def _card(state: State) -> None:

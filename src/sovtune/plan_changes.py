@@ -125,6 +125,8 @@ def _four_bits(recipe: Recipe, situation: Situation) -> Change | None:
     kind = recipe.base.quantisation.kind
     if kind in ("nf4", "fp4") or recipe.adapter.kind == "full":
         return None
+    if recipe.adapter.dora and recipe.launch.strategy == "zero3":  # they do not go together, see recipe.py
+        return None
     values: dict[str, Any] = {"base.quantisation.kind": "nf4"}
     if recipe.adapter.kind == "lora":
         values["adapter.kind"] = "qlora"

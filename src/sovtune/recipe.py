@@ -276,6 +276,26 @@ class Recipe(Section):
             return Conflict("full has no matrices A and B", ("train", "finer", "lora_plus"))
         return None
 
+    def _strategy_fits(self) -> Conflict | None:
+        """Pairs that were tried with peft 0.21, bitsandbytes 0.50 and deepspeed 0.19, and end in an error of theirs."""
+        strategy, storage = self.launch.strategy, self.base.quantisation.kind
+        if strategy == "fsdp2" and self.adapter.kind == "full":
+            message = "fsdp2 shares a frozen base among processes, and full trains it: write zero3, or train an adapter"
+            return Conflict(message, ("launch", "strategy"))
+        if strategy == "fsdp2" and storage == "int8":
+            message = (
+                "fsdp2 cannot share out a base in int8, whose parts would lose their scales: write zero3, or "
+                "base.quantisation.kind: nf4"
+            )
+            return Conflict(message, ("launch", "strategy"))
+        if strategy == "zero3" and self.adapter.dora and storage in ("nf4", "fp4"):
+            message = (
+                "dora on a base in 4 bits makes weights that zero3 does not know: write launch.strategy: fsdp2, "
+                "or leave dora out"
+            )
+            return Conflict(message, ("adapter", "dora"))
+        return None
+
     def _finer_fits_method(self) -> Conflict | None:
         finer = self.train.finer
         asked = {
@@ -336,6 +356,7 @@ class Recipe(Section):
     rules = (
         _adapter_fits_base,
         _full_stands_alone,
+        _strategy_fits,
         _finer_fits_method,
         _preference_fits_method,
         _all_or_no_shares,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sovtune.base import RECORD_NAME, cache_home, check_safe
-from sovtune.errors import BaseUnavailable, DataRefused, UsageError
+from sovtune.errors import BaseUnavailable, DataRefused, EnvironmentFault, UsageError
 from sovtune.progress import Reporter
 from sovtune.recipe_base import Quantisation
 from sovtune.records import BaseRecord, read_record
@@ -29,6 +29,7 @@ def score_texts(
     Raises:
         BaseUnavailable: no such folder, and no cached base of that id.
         DataRefused: a file cannot be read.
+        EnvironmentFault: memory ran out.
     """
     from sovtune.data.template import read_format
 
@@ -45,17 +46,19 @@ def score_texts(
     import_stack()
     from sovtune.evaluate.bits import text_costs
     from sovtune.model import load_with_adapter
+    from sovtune.train.out_of_memory import named_memory_faults
 
-    loaded = load_with_adapter(folder, settings, adapter)
     text_format = read_format(folder)
 
     def tick(done: int, of: int) -> None:
         report.update(done, of, "bits per byte")
 
     start = text_format.bos if text_format.bos is not None else text_format.eos
-    costs = text_costs(
-        loaded.model, text_format.tokenizer, texts, start_token=start, max_length=WINDOW, tick=tick
-    )
+    with named_memory_faults(_no_memory):
+        loaded = load_with_adapter(folder, settings, adapter)
+        costs = text_costs(
+            loaded.model, text_format.tokenizer, texts, start_token=start, max_length=WINDOW, tick=tick
+        )
     num_bytes = sum(cost.bytes for cost in costs)
     return {
         "bits_per_byte": sum(cost.bits for cost in costs) / num_bytes,
@@ -63,6 +66,15 @@ def score_texts(
         "documents": len(costs),
         "tokens": sum(cost.tokens for cost in costs),
     }
+
+
+def _no_memory(reason: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "out of memory while the texts are measured",
+        where="--base",
+        why=reason,
+        fix="free memory, or add `--quantisation nf4`, which holds the base in a quarter of it",
+    )
 
 
 def find_base(base: str) -> Path:

@@ -54,14 +54,23 @@ class State:
 
 
 def check_place(recipe: Recipe) -> None:
-    """Refuse to train more processes than this machine has room for, before anything is prepared.
+    """Refuse what this machine cannot do before a base is fetched or data is prepared.
 
     Raises:
         UsageError: the recipe asks for several machines.
-        EnvironmentFault: it asks for more processes than there are cores or GPUs.
+        EnvironmentFault: it asks for more processes than there are cores or GPUs, for a GPU, for an optimizer that
+            needs one, or for a package that is missing.
     """
-    if recipe.launch.world > 1 and not is_worker():
-        check_processes(recipe.launch, _device(recipe))
+    from sovtune.train.settings import check_packages, check_settings
+
+    if is_worker():  # the machine that started it need not have what this one has
+        return
+    check_packages(recipe)
+    train = recipe.train
+    if recipe.launch.world > 1 or train.run.device == "cuda" or train.finer.optimizer != "adamw":
+        device = _device(recipe)  # imports torch, which a run whose stages are done does without
+        check_settings(recipe, device.kind)
+        check_processes(recipe.launch, device)
 
 
 def _device(recipe: Recipe) -> Device:
@@ -147,12 +156,14 @@ def _hashed(path: Path) -> FileHash:
 
 def _load(state: State) -> LoadedModel:
     from sovtune.model import load_with_new_adapter, pick_device
+    from sovtune.train.out_of_memory import named_memory_faults
     from sovtune.train.settings import check_settings
 
     if state.loaded is None:
         check_settings(state.recipe, pick_device(state.recipe.train.run.device))
         state.report.say("loading the base")
-        state.loaded = load_with_new_adapter(state.recipe, state.base.folder)
+        with named_memory_faults():
+            state.loaded = load_with_new_adapter(state.recipe, state.base.folder)
         for note in state.loaded.notes:
             state.report.say(note)
     return state.loaded

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from cli_runs import sovtune, start, step_losses, wait_for_step, write_project
 
@@ -296,6 +297,27 @@ def test_mistakes_get_a_sentence_and_the_right_exit_code(finished, arguments, co
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        (("train.run.device=cuda",), 3, "torch sees no CUDA device"),
+        (("train.finer.optimizer=adamw8bit",), 3, "adamw8bit needs a CUDA device"),
+        (("launch.processes=64",), 3, "this machine has"),
+        (("launch.processes=2", "launch.nodes=2"), 2, "the recipe asks for 2 machines"),
+        (("launch.processes=2", "launch.strategy=fsdp2", "base.quantisation.kind=int8"), 2, "base in int8"),
+    ],
+)
+def test_what_cannot_be_trained_here_is_said_before_data_is_prepared(tmp_path, settings, code, said):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = [word for value in settings for word in ("--set", value)]
+    done = sovtune("train", write_project(tmp_path), *words, folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
 
 
 def test_continued_pretraining_splits_long_texts_and_loses_no_token(tmp_path):

@@ -246,6 +246,16 @@ def test_stop_means_stop(base, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / RECORD).read_text())["level"] == 0
 
 
+def test_a_lack_of_memory_before_the_first_step_is_told_as_one(base, tmp_path, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise RuntimeError(ALLOCATOR)
+
+    monkeypatch.setattr(engine, "Trainer", no_memory)
+    with pytest.raises(EnvironmentFault, match="last complete checkpoint is intact") as caught:
+        train(make_recipe(), base, tmp_path / "run", ROWS)
+    assert caught.value.why == ALLOCATOR
+
+
 @pytest.mark.parametrize(
     ("kills_before", "boot", "level"), [(-1, None, 1), (None, None, 0), (-1, "another boot", 0)]
 )
@@ -341,6 +351,9 @@ def test_halves_of_rows_and_of_one_row():
             ),
             True,
         ),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not execute a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for the matmul primitive"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],

@@ -70,6 +70,24 @@ def test_full_is_not_published_compared_or_given_two_rates() -> None:
     assert refused(adapter=whole | {"rank": 8}).startswith("rank: full trains every weight")
 
 
+@pytest.mark.parametrize(
+    ("strategy", "adapter", "storage", "refusal"),
+    [
+        ("fsdp2", {"kind": "full"}, "none", "launch.strategy: fsdp2 shares a frozen base"),
+        ("fsdp2", {"kind": "qlora"}, "int8", "launch.strategy: fsdp2 cannot share out a base in int8"),
+        ("zero3", {"kind": "qlora", "dora": True}, "nf4", "adapter.dora: dora on a base in 4 bits"),
+    ],
+)
+def test_shares_of_a_base_that_libraries_cannot_make(
+    strategy: str, adapter: dict[str, Any], storage: str, refusal: str
+) -> None:
+    base = {"model": "org/tiny", "revision": "main", "licence": "MIT", "quantisation": {"kind": storage}}
+    shared = {"processes": 2, "strategy": strategy}
+    assert refused(base=base, adapter=adapter, launch=shared).startswith(refusal)
+    other = {"processes": 2, "strategy": "zero3" if strategy == "fsdp2" else "fsdp2"}
+    assert recipe(base=base, adapter=adapter, launch=other)
+
+
 def test_full_beside_other_mistakes_is_explained_too(tmp_path) -> None:
     """Rules also run on a stand-in for a recipe some of whose values are wrong."""
     path = tmp_path / "r.yaml"

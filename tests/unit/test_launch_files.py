@@ -18,10 +18,9 @@ from sovtune.errors import EnvironmentFault, RunFailed, TrainingDiverged, UsageE
 from sovtune.launch import messages, processes, skypilot, slurm
 from sovtune.launch.processes import Device, check_processes, threads_each
 from sovtune.launch_command import check_launcher
-from sovtune.recipe_base import Quantisation
 from sovtune.recipe_file import load_recipe
 from sovtune.recipe_launch import Launch
-from sovtune.train.settings import check_settings
+from sovtune.train.settings import check_packages
 from sovtune.train.sharding import begin_deepspeed
 
 OPTIONS = {
@@ -294,31 +293,12 @@ def test_the_grace_is_longer_than_torchruns() -> None:
     assert processes.GRACE_S > 30
 
 
-@pytest.mark.parametrize(
-    ("launch", "adapter", "quantisation", "error", "words"),
-    [
-        ("zero3", {"kind": "lora"}, "none", EnvironmentFault, "package deepspeed"),
-        ("zero3", {"kind": "qlora", "dora": True}, "nf4", UsageError, "DoRA on a base in 4 bits"),
-        ("fsdp2", {"kind": "full"}, "none", UsageError, "frozen base"),
-        ("fsdp2", {"kind": "lora"}, "int8", UsageError, "base in int8"),
-    ],
-)
-def test_strategies_that_cannot_work_are_refused(
-    full_recipe, monkeypatch, launch, adapter, quantisation, error, words
-) -> None:
+def test_zero3_without_deepspeed_is_refused(full_recipe, monkeypatch) -> None:
     monkeypatch.setattr("sovtune.train.settings.find_spec", lambda name: None)
-    recipe = full_recipe.model_copy(
-        update={
-            "launch": Launch(processes=2, strategy=launch),
-            "adapter": full_recipe.adapter.model_copy(update=adapter),
-            "base": full_recipe.base.model_copy(update={"quantisation": Quantisation(kind=quantisation)}),
-            "train": full_recipe.train.model_copy(
-                update={"finer": full_recipe.train.finer.model_copy(update={"optimizer": "adamw"})}
-            ),
-        }
-    )
-    with pytest.raises(error, match=words):
-        check_settings(recipe, "cpu")
+    shared = full_recipe.model_copy(update={"launch": Launch(processes=2, strategy="zero3")})
+    with pytest.raises(EnvironmentFault, match="package deepspeed") as caught:
+        check_packages(shared)
+    assert 'pip install "sovtune[deepspeed]"' in str(caught.value)
 
 
 def test_zero3_is_not_kept_from_a_gpu(monkeypatch) -> None:

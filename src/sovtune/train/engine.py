@@ -35,13 +35,7 @@ from sovtune.train.disk import named_disk_faults
 from sovtune.train.group import ALONE, Group
 from sovtune.train.objective import document_lengths, logits_loss, noise_on_embeddings
 from sovtune.train.optimizer import lora_plus_groups
-from sovtune.train.out_of_memory import (
-    RECORD,
-    Recovery,
-    first_line,
-    is_out_of_memory,
-    out_of_memory,
-)
+from sovtune.train.out_of_memory import RECORD, Recovery, named_memory_faults
 from sovtune.train.reference import Tick
 from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, layer_settings, tracker_environment, trainer_settings
@@ -185,7 +179,7 @@ def run(job: TrainJob, loaded: LoadedModel, *, resume: bool) -> TrainOutcome:
         RunFailed: a module cannot learn, or the checkpoint belongs to another run.
         EnvironmentFault: out of memory or disk.
     """
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), named_memory_faults():
         return _run(job, loaded, resume=resume)
 
 
@@ -330,16 +324,12 @@ def _trainer(
 
 
 def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) -> None:
-    """Run the loop; keep the adapter when the loss is lost; say what a lack of memory means."""
+    """Run the loop; keep the adapter when the loss is lost."""
     try:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except TrainingDiverged:
         _keep_last_good(trainer, watch, job)
         raise
-    except (RuntimeError, MemoryError) as error:  # outside a step: there is nothing to cut there
-        if not is_out_of_memory(error):
-            raise
-        raise out_of_memory(first_line(error)) from error
 
 
 def _keep_last_good(trainer: Trainer, watch: Watch, job: TrainJob) -> None:

@@ -12,9 +12,10 @@ import ctypes
 import gc
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ from sovtune.train.watch import StepCounts
 
 RECORD = "out-of-memory.json"
 ROWS = "rows"
-_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation")
-"""What allocators of torch say in a plain RuntimeError: on Linux, Windows, other devices, and C++ itself."""
+_MESSAGES = re.compile(
+    "can't allocate memory|not enough memory|out of memory|bad_alloc|bad allocation"
+    "|could not (?:create|execute) a primitive(?! descriptor)|could not create a memory",
+    re.IGNORECASE,
+)
+"""What allocators say in a plain RuntimeError: torch's on Linux, Windows and other devices, C++ itself, and oneDNN,
+which makes code and buffers for each new product and gives no reason (a shape it cannot do fails at the descriptor)."""
 _PER_DOCUMENT = ("reference", "good")
 BOOT, KILLS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/vmstat")
 
@@ -39,7 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a CPU or a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _MESSAGES)
+    return isinstance(error, RuntimeError) and _MESSAGES.search(str(error)) is not None
 
 
 def release_freed_memory() -> None:
@@ -168,6 +174,21 @@ def out_of_memory(reason: str) -> EnvironmentFault:
         fix="`sovtune plan RECIPE` lists what would fit and `--apply NEW.yaml` writes it; or free memory and "
         "`sovtune train RECIPE --resume`",
     )
+
+
+@contextmanager
+def named_memory_faults(missing: Callable[[str], EnvironmentFault] = out_of_memory) -> Iterator[None]:
+    """Say what a lack of memory means where nothing can be done in smaller pieces.
+
+    Args:
+        missing: what the allocator said -> the error of this place.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise missing(first_line(error)) from error
 
 
 def first_line(error: BaseException) -> str:

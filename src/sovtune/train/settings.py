@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sovtune.errors import EnvironmentFault, UsageError
+from sovtune.errors import EnvironmentFault
 from sovtune.gpu_kernels import Kernels
 from sovtune.recipe import Recipe
 from sovtune.recipe_train import WSD_DECAY
@@ -29,8 +29,8 @@ def check_settings(recipe: Recipe, device: str) -> None:
 
     Raises:
         EnvironmentFault: adamw8bit without CUDA, or a package that is missing.
-        UsageError: a strategy that does not go with this base or adapter.
     """
+    check_packages(recipe)
     if recipe.train.finer.optimizer == "adamw8bit" and device != "cuda":
         raise EnvironmentFault(
             f"adamw8bit needs a CUDA device, this run is on {device}",
@@ -38,7 +38,20 @@ def check_settings(recipe: Recipe, device: str) -> None:
             why="its paged state lives in GPU memory",
             fix="write `optimizer: adamw`; on a CPU the adapter's fp32 state is a small part of the memory",
         )
-    _check_strategy(recipe)
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Whether the optional packages that a recipe asks for are here; nothing is imported.
+
+    Raises:
+        EnvironmentFault: a tracker or DeepSpeed is missing.
+    """
+    if recipe.launch.strategy == "zero3" and find_spec("deepspeed") is None:
+        raise EnvironmentFault(
+            "zero3 needs the package deepspeed",
+            where="launch.strategy",
+            fix='pip install "sovtune[deepspeed]", or write `strategy: fsdp2`, which needs nothing else',
+        )
     for name in recipe.train.run.trackers:
         if find_spec(name) is None:
             raise EnvironmentFault(
@@ -47,37 +60,6 @@ def check_settings(recipe: Recipe, device: str) -> None:
                 fix=f'pip install "sovtune[{name}]", or take {name} out of the list; '
                 "metrics.jsonl is written in any case",
             )
-
-
-def _check_strategy(recipe: Recipe) -> None:
-    strategy = recipe.launch.strategy
-    if strategy == "fsdp2" and recipe.adapter.kind == "full":
-        raise UsageError(
-            "fsdp2 shares a frozen base among processes, and `full` trains it",
-            where="launch.strategy",
-            fix="write `strategy: zero3`, or train an adapter",
-        )
-    kind = recipe.base.quantisation.kind
-    if strategy == "fsdp2" and kind == "int8":
-        raise UsageError(
-            "fsdp2 does not share out a base in int8",
-            where="launch.strategy",
-            why="the parts of its weights lose their scales (bitsandbytes 0.50)",
-            fix="write `strategy: zero3`, or base.quantisation.kind: nf4",
-        )
-    if strategy == "zero3" and recipe.adapter.dora and kind in ("nf4", "fp4"):
-        raise UsageError(
-            "DoRA on a base in 4 bits does not work with zero3",
-            where="adapter.dora",
-            why="PEFT makes weights of its own there, which DeepSpeed does not know (peft 0.21, deepspeed 0.19)",
-            fix="write `strategy: fsdp2`",
-        )
-    if strategy == "zero3" and find_spec("deepspeed") is None:
-        raise EnvironmentFault(
-            "zero3 needs the package deepspeed",
-            where="launch.strategy",
-            fix='pip install "sovtune[deepspeed]", or write `strategy: fsdp2`, which needs nothing else',
-        )
 
 
 def tracker_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
