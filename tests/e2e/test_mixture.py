@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli_runs import sovtune, write_card, write_project
+from cli_runs import sovtune, start, write_card, write_project
 
 KOREAN = (
     "마을 도서관은 아침 아홉 시에 문을 엽니다. 책은 두 주 동안 빌릴 수 있어요. 늦으면 하루에 백 원을 냅니다."
@@ -124,3 +124,20 @@ def test_english_is_advised_where_there_is_none(project: Path) -> None:
     done = data(project, "alone", *alone)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("note: the mixture has no English") == 1
+
+
+def test_runs_that_need_the_same_rows_at_once_all_get_them(tmp_path: Path) -> None:
+    """The first makes them; the others wait. Each finds the cache empty as it starts."""
+    recipe = write_project(tmp_path)
+    rows = [{"text": f"{number}. {KOREAN}"} for number in range(6000)]
+    write_card(tmp_path, "many", rows, kind="text", language="ko")
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    values |= {"method": "cpt", "data": [{"card": "many.yaml"}]}
+    recipe.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    runs = [start("data", recipe, "--runs-dir", name, "-q", folder=tmp_path) for name in ("a", "b", "c")]
+    told = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], told
+    made = [json.loads((tmp_path / name / "tiny-run" / "data.json").read_text()) for name in ("a", "b", "c")]
+    assert made[0] == made[1] == made[2]
+    assert made[0]["documents"] == 6000
+    assert len([path for path in (tmp_path / "home" / "data").iterdir() if path.is_dir()]) == 1

@@ -112,7 +112,7 @@ HOMES = {
     "cut_cross_entropy": "fastpath.head_loss",
     "datasets": "probe data.entries data.arrow_rows train.engine",
     "deepspeed": "train.sharding",
-    "filelock": "base data.gate",
+    "filelock": "base data.gate data.prepare",
     "ftfy": "data.mojibake",
     "httpx2": "base publish publish_line",
     "huggingface_hub": "base publish publish_line card_header data.entries",

@@ -30,7 +30,7 @@ _FOLDER = re.compile(r"[0-9a-f]{32}")
 _SCORES = re.compile(r"[0-9a-f]{64}\.json")
 _SCORES_LEFTOVER = re.compile(r"[0-9a-f]{64}\.\d+\.part")
 _GATE_LEFTOVER = re.compile(r"\.part-.+|verdicts-[a-z]+\.bin|duplicates")
-_DATA_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.part")
+_DATA_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.(part|lock)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

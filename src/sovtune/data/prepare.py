@@ -51,7 +51,7 @@ class PreparedData:
 def prepare(
     recipe: Recipe, *, base_folder: Path, base_hash: str, cache: Path, progress: Progress | None = None
 ) -> PreparedData:
-    """Make the training rows, or find them in the cache.
+    """Make the training rows, or find them in the cache; of runs that need the same ones at once the first makes them.
 
     Documents go through one by one; a few numbers each stay in memory, so it does not grow with their text.
 
@@ -69,13 +69,24 @@ def prepare(
     found, sources = find_prepared(recipe, base_hash=base_hash, cache=cache)
     if found is not None:
         return found
+    from filelock import FileLock
+
     key = cache_key(recipe, sources, base_hash)
     target = _place(cache, key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if not (target / REPORT).is_file():  # another run may have made them while this one waited
+            _fill(target, lambda part: _make(recipe, sources, read_format(base_folder), key, part, progress))
+    return _prepared(recipe, sources, target)
+
+
+def _fill(target: Path, make: Callable[[Path], tuple[DataReport, DataGateReport | None]]) -> None:
+    """Rows are made beside their place, and put there with one rename."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir()
     try:
-        report, gate = _make(recipe, sources, read_format(base_folder), key, part, progress)
+        report, gate = make(part)
         if gate is not None:
             (part / GATE).write_text(to_json(gate), encoding="utf-8")
         (part / REPORT).write_text(to_json(report), encoding="utf-8")
@@ -83,7 +94,6 @@ def prepare(
         os.replace(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return _prepared(recipe, sources, target)
 
 
 def find_prepared(
