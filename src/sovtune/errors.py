@@ -95,7 +95,7 @@ class UsageError(SovtuneError):
 
 
 class RunConflict(UsageError):
-    """The run folder belongs to another recipe, other data or another base."""
+    """The run folder belongs to another recipe, other data or another base, or to a command that is at work."""
 
 
 class EnvironmentFault(SovtuneError):

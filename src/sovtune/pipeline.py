@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from socket import gethostname
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sovtune.base import ResolvedBase, cache_home, resolve
 from sovtune.errors import EnvironmentFault
 from sovtune.figures import duration, size
-from sovtune.launch.messages import is_worker, started_here
+from sovtune.launch.messages import end_with_starter, is_worker, started_here
 from sovtune.progress import Reporter
 from sovtune.recipe_file import LoadedRecipe
 from sovtune.records import (
@@ -24,7 +25,7 @@ from sovtune.records import (
     TrainReport,
     from_json,
 )
-from sovtune.runs import RunFolder, open_run, write_atomic
+from sovtune.runs import RunFolder, alone, open_run, write_atomic
 from sovtune.stack import import_stack
 from sovtune.train_command import (
     RunOptions,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 STAGES = ("data", "plan", "train", "evaluate", "card", "publish")
 COMPUTING = ("train", "evaluate")
+PATIENCE_S = 180
+"""How long the processes of a job wait for those of its predecessor: an NFS server holds the locks of a machine that is
+gone for a lease, 90 seconds by default (Linux nfsd), and gives others as long to claim theirs."""
 
 
 def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolder:
@@ -53,11 +57,13 @@ def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolde
         return _run_in_group(loaded, options, report)
     from sovtune.data.caches import held
 
-    if "train" in STAGES[: STAGES.index(options.upto) + 1]:
+    trains = STAGES.index(options.upto) >= STAGES.index("train")
+    if trains:
         check_place(loaded.recipe)
-    state = _open(loaded, options, report)
-    with held(state.data.rows_file.parent):
-        _do_stages(state, options, report)
+    with alone(options.runs_dir, loaded.recipe.name) if trains or options.restart else nullcontext():
+        state = _open(loaded, options, report)
+        with held(state.data.rows_file.parent):
+            _do_stages(state, options, report)
     return state.folder
 
 
@@ -67,11 +73,12 @@ def _run_in_group(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -
     Raises:
         EnvironmentFault: a process does not see what the first one prepared.
     """
+    end_with_starter()
     import_stack()
     from sovtune.data.caches import held
     from sovtune.train.group import joined
 
-    with joined(loaded.recipe.launch.world) as group:
+    with joined(loaded.recipe.launch.world) as group, _run_of(group, loaded, options):
         quietly = Reporter(report.console, quiet=True)
         talk = report if group.leads and not started_here() else quietly
         if group.leads:
@@ -90,6 +97,13 @@ def _run_in_group(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -
             elif state.folder.load("train", TrainReport) is None:
                 train(state)
     return state.folder
+
+
+def _run_of(group: Group, loaded: LoadedRecipe, options: RunOptions) -> AbstractContextManager[None]:
+    """The run is the group's alone; what sovtune started on this machine belongs to a command that has it already."""
+    if group.leads and not started_here():
+        return alone(options.runs_dir, loaded.recipe.name, patience_s=PATIENCE_S)
+    return nullcontext()
 
 
 def _do_stages(state: State, options: RunOptions, report: Reporter) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any, TypeVar
 
 from sovtune.errors import EnvironmentFault, RunConflict, UsageError
@@ -124,6 +129,47 @@ def open_run(runs_dir: Path, name: str, lock: str, *, restart: bool) -> RunFolde
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(lock_file, lock)
     return RunFolder(folder)
+
+
+@contextmanager
+def alone(runs_dir: Path, name: str, *, patience_s: float = 0) -> Iterator[None]:
+    """Keep other processes from working on a run as long as the block lasts; the system ends it with the process.
+
+    The lock lies beside the run folder, which `--restart` may move.
+
+    Args:
+        runs_dir: home of all runs.
+        name: the recipe's name.
+        patience_s: how long to wait for another one. A file server notices late that a machine is gone.
+
+    Raises:
+        RunConflict: another process works on it.
+    """
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    path = runs_dir / f".{name}.busy"
+    until = time.monotonic() + patience_s
+    with path.open("a+", encoding="utf-8") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise _busy(path, runs_dir / name) from None
+                time.sleep(1)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {gethostname()}")
+        stream.flush()
+        yield
+
+
+def _busy(path: Path, folder: Path) -> RunConflict:
+    return RunConflict(
+        "another command is at work on this run",
+        where=str(folder),
+        why=path.read_text(encoding="utf-8") or None,
+        fix="wait until it has finished, or stop it with Ctrl-C: it saves its step first",
+    )
 
 
 def _move_aside(folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -82,6 +83,23 @@ def test_ctrl_c_reaches_all_and_one_process_goes_on(straight, tmp_path) -> None:
     assert process.returncode == 130, told
     assert "Traceback" not in told
     done = sovtune("train", recipe, "--resume", *ROWS, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert step_losses(run_dir) == pytest.approx(straight[1], abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is told that its parent has ended")
+def test_kill_9_leaves_no_worker_behind_and_costs_nothing(straight, tmp_path) -> None:
+    recipe = _project(tmp_path)
+    run_dir = tmp_path / "runs" / "tiny-run"
+    process = start("train", recipe, *SHARED, folder=tmp_path)
+    wait_for_step(run_dir, 3, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len([worker for worker in workers if "--resume" in worker.cmdline()]) == 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    done = sovtune("train", recipe, "--resume", *SHARED, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert step_losses(run_dir) == pytest.approx(straight[1], abs=1e-5)
 

@@ -230,6 +230,25 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert "Traceback" not in stderr
 
 
+def test_a_run_belongs_to_one_command_at_a_time(tmp_path):
+    recipe = write_project(tmp_path)
+    first = start("train", recipe, "--set", "train.steps=500", folder=tmp_path)
+    wait_for_step(tmp_path / "runs" / "tiny-run", 2, first)
+    for arguments in (("train", "--resume"), ("run", "--restart")):
+        command, *more = arguments
+        second = sovtune(command, recipe, *more, "--set", "train.steps=500", folder=tmp_path)
+        assert second.returncode == 2, second.stderr
+        assert "another command is at work on this run" in second.stderr
+        assert f"process {first.pid} on " in second.stderr
+    looked = sovtune("data", recipe, "--set", "train.steps=500", folder=tmp_path)
+    assert looked.returncode == 0, looked.stderr
+    first.send_signal(signal.SIGINT)
+    _, told = first.communicate(timeout=60)
+    assert first.returncode == 130, told
+    anew = sovtune("train", recipe, "--restart", "--set", "train.steps=3", folder=tmp_path)
+    assert anew.returncode == 0, anew.stderr
+
+
 def test_eval_of_any_model_on_any_text(finished, tmp_path):
     folder, _, run_dir, _ = finished
     text = tmp_path / "text.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -245,7 +246,7 @@ def test_a_workers_error_comes_back_whole(tmp_path: Path, monkeypatch: pytest.Mo
         "RANK": "1",
         "WORLD_SIZE": "2",
         messages.ERROR_FILE: str(file),
-        messages.STARTED_HERE: "1",
+        messages.STARTED_HERE: str(os.getppid()),
     }.items():
         monkeypatch.setenv(name, value)
     error = TrainingDiverged("the loss is nan", where="step 3", why="a", fix="b")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +17,9 @@ from sovtune.errors import FileProblems, RunFailed, SovtuneError
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 STARTED_HERE = "SOVTUNE_STARTED_HERE"
-"""Set for workers whose parent is sovtune on the same machine: it tells their errors itself."""
+"""Set, to its process number, for workers whose parent is sovtune on the same machine: it tells their errors itself."""
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent ends."""
 
 
 def is_worker() -> bool:
@@ -30,6 +35,18 @@ def is_first_worker() -> bool:
 def started_here() -> bool:
     """Whether sovtune itself started this process, on this machine, and tells what goes wrong."""
     return is_worker() and STARTED_HERE in os.environ
+
+
+def end_with_starter() -> None:
+    """Die when the sovtune that started this worker dies: else it would go on beside the run that resumes (Linux only).
+
+    Checkpoints are sealed as a whole, so that this may happen at any moment.
+    """
+    if not started_here() or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[STARTED_HERE]):  # it died before it could be watched
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def tell_starter(error: SovtuneError) -> bool:

@@ -86,7 +86,7 @@ def run_workers(arguments: Sequence[str], processes: int, *, cores: int) -> None
         shutdown_timeout=GRACE_S,
     )
     shared = {
-        STARTED_HERE: "1",
+        STARTED_HERE: str(os.getpid()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_each(cores, processes))),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", LOOPBACK),
     }
