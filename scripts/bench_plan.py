@@ -3,14 +3,16 @@
 
     python scripts/bench_plan.py --out plan.jsonl             the grid: 3 models x 4 lengths x 3 batches x on/off
     python scripts/bench_plan.py --out plan.jsonl --base DIR  the same for a base on disk, such as Qwen2.5-Coder-1.5B
+    python scripts/bench_plan.py --out plan.jsonl --mixed 16  the same in 16 steps of rows that all differ
     python scripts/bench_plan.py --out plan.jsonl --show      the table of what was measured so far
     python scripts/bench_plan.py --runtime                    what a process needs for a tiny model: memory.RUNTIME
 
 The models are SmolLM2-135M (fetch it with `sovtune fetch recipes/quickstart-ko.yaml`), and two with random weights: one
 of 0.5 billion parameters in the shape of Qwen2.5-0.5B, one of 56 million in the shape of llama with an output layer of
 its own. Each point trains two steps on rows of one document that fills them, all of it with loss: the peak of the
-process is what is compared. Points that are in the file already are not measured again. What else the machine does
-changes no peak, only how long it takes: about 25 minutes on two idle cores.
+process is what is compared. With --mixed the rows hold documents of many lengths, packed as for training, and only the
+first is one document that fills it. Points that are in the file already are not measured again. What else the machine
+does changes no peak, only how long it takes: about 25 minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ ROOMY = Machine(device="cpu", memory_available_bytes=2**60)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination; ``storage`` and ``engine`` as in a recipe."""
+    """One combination; ``storage`` and ``engine`` as in a recipe, ``mixed`` steps over rows that differ (0: equal)."""
 
     model: str
     length: int
@@ -73,12 +75,14 @@ class Point:
     checkpointing: bool
     storage: str
     engine: str
+    mixed: int = 0
 
     @property
     def key(self) -> str:
         """What the point is, as a line's name."""
         switch = "on" if self.checkpointing else "off"
-        return f"{self.model} {self.length} x {self.rows} checkpointing {switch} {self.storage} {self.engine}"
+        rows = f" mixed {self.mixed}" if self.mixed else ""
+        return f"{self.model} {self.length} x {self.rows} checkpointing {switch} {self.storage} {self.engine}{rows}"
 
 
 def recipe_of(point: Point) -> Recipe:
@@ -93,7 +97,8 @@ def recipe_of(point: Point) -> Recipe:
             "adapter": {"kind": "lora" if point.storage == "none" else "qlora"},
             "data": [{"card": "card.yaml"}], "card": {"licence": "Apache-2.0"},
             "train": {
-                "steps": 2, "batch_tokens": point.length * point.rows, "rows": {"max_length": point.length},
+                "steps": point.mixed or 2, "batch_tokens": point.length * point.rows,
+                "rows": {"max_length": point.length},
                 "run": {
                     "device": "cpu", "micro_rows": point.rows, "engine": point.engine,
                     "gradient_checkpointing": point.checkpointing,
@@ -104,17 +109,37 @@ def recipe_of(point: Point) -> Recipe:
 
 
 def rows_of(point: Point, vocabulary: int) -> list[dict[str, Any]]:
-    """Rows of one document that fills them: random tokens, all with loss."""
+    """Rows of random tokens, all with loss: one document in each, or many in all but the first."""
     generator = random.Random(point.length)
-    ids = [[generator.randrange(5, vocabulary - 5) for _ in range(point.length)] for _ in range(point.rows)]
-    return [{"input_ids": row, "labels": row, "lengths": [point.length]} for row in ids]
+    lengths = [[point.length]] * point.rows
+    if point.mixed:
+        lengths = [[point.length]]
+        lengths += [packed(point.length, generator) for _ in range(1, point.rows * point.mixed)]
+    ids = [[generator.randrange(5, vocabulary - 5) for _ in range(sum(row))] for row in lengths]
+    return [{"input_ids": row, "labels": row, "lengths": of} for row, of in zip(ids, lengths, strict=True)]
+
+
+def packed(room: int, generator: random.Random) -> list[int]:
+    """Lengths of the documents of a row, until one is too long: 16 to 32 tokens are as likely as 512 to 1,024."""
+    lengths: list[int] = []
+    while True:
+        length = round(16 * (room / 16) ** generator.random())
+        if sum(lengths) + length > room:
+            return lengths
+        lengths.append(length)
 
 
 def planned(point: Point, base: Path) -> int:
     """Bytes the plan expects at the peak."""
-    tokens = point.rows * point.length
+    rows = [row["lengths"] for row in rows_of(point, vocabulary=1000)]
+    tokens = sum(map(sum, rows))
     data = DataSize(
-        tokens=tokens, supervised_tokens=tokens, rows=point.rows, documents=point.rows, longest=point.length
+        tokens=tokens,
+        supervised_tokens=tokens,
+        rows=len(rows),
+        documents=sum(map(len, rows)),
+        longest=point.length,
+        alike=not point.mixed,
     )
     plan = make_plan(recipe_of(point), read_base_facts(base), data, machine=ROOMY)
     return sum(plan.memory_bytes.values())
@@ -124,7 +149,8 @@ def measure(point: Point, base: Path) -> dict[str, Any]:
     """A line of the table."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     started = time.monotonic()
-    found = run_probe(recipe_of(point), base, rows_of(point, config["vocab_size"]))
+    rows = rows_of(point, config["vocab_size"])
+    found = run_probe(recipe_of(point), base, rows, rows_per_step=point.rows if point.mixed else None)
     return {
         "point": point.key,
         "peak_bytes": found.peak_bytes,
@@ -206,6 +232,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", nargs="+", choices=["off", "on"], default=["off", "on"])
     parser.add_argument("--storage", nargs="+", default=["nf4"])
     parser.add_argument("--engine", nargs="+", default=["auto"])
+    parser.add_argument("--mixed", type=int, default=0, metavar="STEPS", help="rows that differ")
     asked = parser.parse_args()
     if asked.runtime:
         asked.models, asked.lengths, asked.rows, asked.checkpointing = ["tiny"], [64], [1], ["off"]
@@ -214,7 +241,7 @@ def main() -> None:
         name: asked.base or (smollm2() if name == "smollm2-135m" else random_base(name)) for name in names
     }
     switches = [switch == "on" for switch in asked.checkpointing]
-    grid = product(names, asked.lengths, asked.rows, switches, asked.storage, asked.engine)
+    grid = product(names, asked.lengths, asked.rows, switches, asked.storage, asked.engine, [asked.mixed])
     points = [Point(*values) for values in grid]
     measured = read_lines(asked.out)
     for number, point in enumerate(points, 1):

@@ -54,8 +54,11 @@ HEAP_LARGEST = 32 << 20
 """Bytes from which glibc maps a block by itself and gives it back at once (DEFAULT_MMAP_THRESHOLD_MAX in malloc.c):
 where the rows of a feed-forward block are as large they leave no holes."""
 OTHER_ROWS = 50_000_000
-"""Holes and compiled products that rows of other lengths add, which the grid's equal rows do not show: the quickstart
-needs 120 MB more than they would. The grid leaves room for so much without checkpointing."""
+"""What the last row of a batch, of another length than the rest, adds without checkpointing; fitted to the same grid."""
+MIXED_FIXED, MIXED_SHARE = 155_000_000, 0.08
+"""What rows that all differ add (OTHER_ROWS is part of it): so much, and a share of all the rest. Products are compiled
+for each number of tokens, and freed blocks fit no other row; fastpath.heap lets a tenth of what is held pile up. Fitted
+to 14 points of `scripts/bench_plan.py --mixed` and of whole runs, of 0.8 to 8.5 GB: within -5 and +9 %."""
 CACHE_GPU = 0.06
 """What CUDA's caching allocator holds beyond live tensors, as a share of what is made while training; not measured
 here."""
@@ -75,7 +78,8 @@ class Workload:
     """What one micro-batch makes the machine hold.
 
     ``tokens`` counts padding too; ``document`` is the longest document in tokens; ``fast`` the fast CPU path;
-    ``number_bytes`` w; ``optimizer`` of ``train.finer``; ``answer_tokens`` prompts answered together, with answers.
+    ``number_bytes`` w; ``optimizer`` of ``train.finer``; ``answer_tokens`` prompts answered together, with answers;
+    ``alike`` that all micro-batches have one shape, which those of a probe have and those of a run have not.
     """
 
     tokens: int
@@ -89,6 +93,7 @@ class Workload:
     number_bytes: int
     optimizer: str
     answer_tokens: int
+    alike: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +144,8 @@ def need(
         "fragmentation": _fragmentation(facts, made, whole, load),
         "runtime": RUNTIME_GPU if load.gpu else RUNTIME,
     }
+    if not (load.alike or load.gpu):
+        parts["fragmentation"] += _mixed(sum(parts.values()), load)
     if correction:
         parts["beyond_estimate"] = correction
     cache = 2 * facts.layers * facts.kv_heads * facts.head_size * load.number_bytes * load.answer_tokens
@@ -203,6 +210,12 @@ def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Wor
         # Layers are made again in part of what the loss has freed.
         held = max(held, HEAP_FLOOR * whole - made["logits"] / 4)
     return round(held) + (0 if load.checkpointing else OTHER_ROWS)
+
+
+def _mixed(rest: int, load: Workload) -> int:
+    """What is held because the next row has another length than the last."""
+    counted = OTHER_ROWS if load.fast and not load.checkpointing else 0
+    return MIXED_FIXED - counted + round(MIXED_SHARE * rest)
 
 
 def quantising_bytes(facts: BaseFacts, quantisation: Quantisation) -> int:

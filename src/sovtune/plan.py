@@ -37,7 +37,10 @@ _SHARDED = dict.fromkeys(("fsdp2", "zero3"), ", counted with the whole base thou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSize:
-    """How much data there is; ``longest`` document in tokens; ``estimated`` says how the rest was guessed."""
+    """How much data there is; ``longest`` document in tokens; ``estimated`` says how the rest was guessed.
+
+    ``alike``: every row has the same shape, as in a probe; those of a corpus have not.
+    """
 
     tokens: int
     supervised_tokens: int
@@ -45,6 +48,7 @@ class DataSize:
     documents: int
     longest: int | None = None
     estimated: str = ""
+    alike: bool = False
 
 
 class Steps(NamedTuple):
@@ -303,6 +307,7 @@ def _workload(recipe: Recipe, data: DataSize, *, fast: bool, gpu: bool) -> Workl
         optimizer=train.finer.optimizer,
         # a byte of a prompt is a token at worst; the template's words come on top
         answer_tokens=answer * min(len(prompts), PROMPTS_AT_ONCE),
+        alike=data.alike,
     )
 
 

@@ -146,11 +146,12 @@ def _probed(
     rows = heaviest(load_rows(prepared.rows_file), guess.micro_rows)
     chosen = with_values(recipe, {"train.run.micro_rows": guess.micro_rows})
     found = run_probe(chosen, base.folder, rows)
-    planned = sum(guess.memory_bytes.values())
     if found.peak_bytes is None:  # it needs more than there is, nobody knows how much more
-        correction = max(0, place.memory_available_bytes + 1 - planned)
+        correction = max(0, place.memory_available_bytes + 1 - sum(guess.memory_bytes.values()))
         plan = make_plan(chosen, facts, data, machine=place, correction=correction)
         return data, _noted(plan, f"the probe did not fit: {found.out_of_memory}"), correction
+    alike = make_plan(chosen, facts, replace(data, alike=True), machine=place)
+    planned = sum(alike.memory_bytes.values())
     correction = found.peak_bytes - planned
     plan = make_plan(chosen, facts, data, machine=place, speed=_speed(found), correction=correction)
     off = planned / found.peak_bytes - 1

@@ -29,7 +29,7 @@ KILLED = -9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What two steps needed: bytes at the peak, seconds and tokens of the second, joules where they can be read.
+    """What the steps needed: bytes at the peak, seconds and tokens of the last, joules where they can be read.
 
     ``out_of_memory`` tells why there is no peak: the step did not fit.
     """
@@ -53,20 +53,28 @@ def heaviest(rows: Any, count: int) -> list[dict[str, Any]]:
     return [dict(rows[at]) for at in order[:count]]
 
 
-def run_probe(recipe: Recipe, base: Path, rows: list[dict[str, Any]]) -> Probe:
+def run_probe(
+    recipe: Recipe, base: Path, rows: list[dict[str, Any]], *, rows_per_step: int | None = None
+) -> Probe:
     """Do the steps in a child process and wait for it.
 
     Args:
         recipe: with paths resolved; ``micro_rows`` says how many of the rows go through at once.
         base: the base's folder.
         rows: a micro-batch (see ``heaviest``).
+        rows_per_step: go through the rows once, so many in a step; without it both steps take all of them.
 
     Raises:
         RunFailed: the child failed for another reason than memory.
     """
     with tempfile.TemporaryDirectory(prefix="sovtune-probe-") as folder:
         job = Path(folder) / "job.json"
-        values = {"recipe": recipe.model_dump(mode="json"), "base": str(base), "rows": rows}
+        values = {
+            "recipe": recipe.model_dump(mode="json"),
+            "base": str(base),
+            "rows": rows if rows_per_step else rows * STEPS,
+            "rows_per_step": rows_per_step or len(rows),
+        }
         job.write_text(json.dumps(values), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "-m", "sovtune.probe", str(job)], capture_output=True, text=True, check=False
@@ -83,7 +91,7 @@ def run_probe(recipe: Recipe, base: Path, rows: list[dict[str, Any]]) -> Probe:
 
 
 def _child(job: Path) -> Probe:
-    """Load the base, train two steps on the rows, say what that took."""
+    """Load the base, train on the rows, say what that took."""
     values = json.loads(job.read_text(encoding="utf-8"))
     _quiet()
     import_stack()
@@ -92,11 +100,13 @@ def _child(job: Path) -> Probe:
     from sovtune.model import load_with_new_adapter
     from sovtune.train import engine
 
+    rows, rows_per_step = values["rows"], values["rows_per_step"]
+    steps = len(rows) // rows_per_step
     recipe = with_values(
         Recipe.model_validate(values["recipe"]),
-        {"train.run.out_of_memory": "stop", "train.run.trackers": [], "train.run.checkpoint_steps": STEPS},
+        {"train.run.out_of_memory": "stop", "train.run.trackers": [], "train.run.checkpoint_steps": steps},
     )
-    rows, base = values["rows"], Path(values["base"])
+    base = Path(values["base"])
     ends: list[float] = []
     joules: list[float | None] = []
 
@@ -108,9 +118,9 @@ def _child(job: Path) -> Probe:
         loaded = load_with_new_adapter(recipe, base)
         run = engine.TrainJob(
             recipe=recipe,
-            rows=Dataset.from_list(rows * STEPS),
-            steps=STEPS,
-            rows_per_step=len(rows),
+            rows=Dataset.from_list(rows),
+            steps=steps,
+            rows_per_step=rows_per_step,
             tokenizer_folder=base,
             run_dir=job.parent,
             fingerprint="probe",

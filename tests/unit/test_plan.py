@@ -17,7 +17,7 @@ from sovtune import memory
 from sovtune.adapter_shapes import adapted_linears, trained
 from sovtune.architecture import BaseFacts, LinearShape
 from sovtune.errors import BaseUnavailable, DataRefused, EnvironmentFault
-from sovtune.machine import Machine, group_of, group_room, this_machine
+from sovtune.machine import Machine, group_of, group_room, named_machine, this_machine
 from sovtune.plan import (
     DataSize,
     Speed,
@@ -37,6 +37,7 @@ from sovtune.records import TrainReport, from_json, to_json
 GIB = 2**30
 ROOMY = Machine(device="cpu", memory_available_bytes=64 * GIB)
 DATA = DataSize(tokens=90_000, supervised_tokens=60_000, rows=100, documents=400, longest=700)
+ALIKE = replace(DATA, alike=True)
 
 
 def recipe(
@@ -271,7 +272,7 @@ def test_steps_cover_the_wanted_rows_and_no_more(epochs: float, rows: int, batch
 def test_bytes_of_a_small_model_by_hand(facts: BaseFacts) -> None:
     """Every part of one micro-batch of 100 tokens, worked out with the numbers themselves."""
     plan = make_plan(
-        recipe(adapter={"rank": 8}, rows={"max_length": 100}, batch_tokens=400), facts, DATA, machine=ROOMY
+        recipe(adapter={"rank": 8}, rows={"max_length": 100}, batch_tokens=400), facts, ALIKE, machine=ROOMY
     )
     linear = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 160 * 64 * 3)
     adapter = 2 * 8 * (128 * 2 + 96 * 2 + 224 * 3)
@@ -431,6 +432,19 @@ def test_more_data_never_takes_fewer_steps_or_less_time(
     assert planned(tokens, rows + more)[0] >= least[0]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_rows_of_a_corpus_need_more_than_rows_that_are_alike(facts: BaseFacts, checkpointing: bool) -> None:
+    made = recipe(rows={"max_length": 100}, batch_tokens=400, run={"gradient_checkpointing": checkpointing})
+    alike, mixed = (make_plan(made, facts, data, machine=ROOMY).memory_bytes for data in (ALIKE, DATA))
+    rest = sum(alike.values())
+    more = (155_000_000 if checkpointing else 105_000_000) + 0.08 * rest
+    assert mixed["fragmentation"] - alike["fragmentation"] == round(more)
+    assert sum(mixed.values()) == rest + round(more)
+    gpu = named_machine("h100")
+    on_gpu = [make_plan(made, facts, data, machine=gpu).memory_bytes for data in (ALIKE, DATA)]
+    assert on_gpu[0] == on_gpu[1]
+
+
 def test_rows_that_glibc_maps_by_themselves_leave_no_holes(facts: BaseFacts) -> None:
     """With checkpointing holes grow with the activations until a row of the feed-forward block has 32 MB."""
     tokens = memory.HEAP_LARGEST // (2 * facts.intermediate)
@@ -438,7 +452,7 @@ def test_rows_that_glibc_maps_by_themselves_leave_no_holes(facts: BaseFacts) -> 
     def fragmentation(length: int) -> int:
         run = {"gradient_checkpointing": True}
         made = recipe(rows={"max_length": length}, batch_tokens=length, run=run)
-        size = replace(DATA, longest=100)
+        size = replace(ALIKE, longest=100)
         return make_plan(made, facts, size, machine=ROOMY).memory_bytes["fragmentation"]
 
     below, above = fragmentation(tokens * 9 // 10), fragmentation(tokens * 11 // 10)
