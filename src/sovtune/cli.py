@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -31,6 +30,7 @@ from sovtune.cli_shared import (
     print_line,
     read_values,
     run_upto,
+    told_fault,
     trained,
 )
 from sovtune.errors import SovtuneError, UsageError
@@ -65,10 +65,10 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        told = told_fault(error)
+        if debug or told is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}the disk is full\n  next: free some space, then run the same command again", 3)
+        _fail(told, 3)
     sys.exit(0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -27,6 +28,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one li
 Restart = Annotated[bool, typer.Option("--restart", help="Move an older run folder aside and begin anew.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on disk; fetch nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 RUNS = Path("runs")
 PUBLIC_HUB = "https://huggingface.co"
 
@@ -158,3 +161,16 @@ def read_values(run_dir: Path, name: str) -> dict[str, Any]:
     """A record of a run folder as plain values."""
     values: dict[str, Any] = json.loads((run_dir / name).read_text(encoding="utf-8"))
     return values
+
+
+def told_fault(error: OSError) -> str | None:
+    """What to tell of a disk that is full or a place that cannot be written; None for any other error of the system."""
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in _FULL:
+        return f"{place}the disk is full\n  next: free some space, then run the same command again"
+    if place and error.errno in _DENIED:
+        return (
+            f"{place}{error.strerror}\n  next: make it yours to read and write; SOVTUNE_HOME names the folder of "
+            "caches (~/.cache/sovtune without it), --runs-dir that of runs"
+        )
+    return None

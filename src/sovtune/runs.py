@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sovtune.errors import EnvironmentFault, RunConflict, UsageError
 from sovtune.records import read_record, to_json
@@ -144,11 +144,11 @@ def alone(runs_dir: Path, name: str, *, patience_s: float = 0) -> Iterator[None]
 
     Raises:
         RunConflict: another process works on it.
+        EnvironmentFault: the folder of runs cannot be written.
     """
-    runs_dir.mkdir(parents=True, exist_ok=True)
     path = runs_dir / f".{name}.busy"
     until = time.monotonic() + patience_s
-    with path.open("a+", encoding="utf-8") as stream:
+    with _opened(path) as stream:
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,6 +161,18 @@ def alone(runs_dir: Path, name: str, *, patience_s: float = 0) -> Iterator[None]
         stream.write(f"process {os.getpid()} on {gethostname()}")
         stream.flush()
         yield
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot write into the folder of runs: {error.strerror or error}",
+            where=str(path.parent),
+            fix="`--runs-dir FOLDER` names another one",
+        ) from error
 
 
 def _busy(path: Path, folder: Path) -> RunConflict:

@@ -307,6 +307,11 @@ def test_publish_dry_run_shows_files_and_sends_nothing(finished):
         (("eval",), 2, "--base"),
         (("eval", "--base", "no/such", "--text", "recipe.yaml"), 3, "neither a folder"),
         (("train", "recipe.yaml", "--set", "train.learing_rate=1"), 2, "learning_rate"),
+        (
+            ("train", "recipe.yaml", "--runs-dir", "recipe.yaml/runs"),
+            3,
+            "cannot write into the folder of runs",
+        ),
         (("publish", "nowhere", "--to", "dir:x"), 2, "nowhere"),
     ],
 )
@@ -315,6 +320,19 @@ def test_mistakes_get_a_sentence_and_the_right_exit_code(finished, arguments, co
     done = sovtune(*arguments, folder=folder)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["fetch", "data", "train"])
+def test_a_cache_that_cannot_be_written_is_named(finished, tmp_path, command):
+    folder, recipe, _, _ = finished
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "home"  # a place that nobody can make, root neither
+    done = sovtune(command, recipe, folder=folder, SOVTUNE_HOME=str(home))
+    assert done.returncode == 3, done.stderr
+    assert f"{tmp_path / 'file'}" in done.stderr
+    assert "Not a directory" in done.stderr
+    assert "SOVTUNE_HOME names the folder of caches" in done.stderr
     assert "Traceback" not in done.stderr
 
 
