@@ -28,6 +28,10 @@ LENGTH_STEP = 32
 """Multiple to which fastpath.attention pads short documents, which it computes together."""
 STEPS_PER_OCTAVE = 32
 """Of fastpath.shapes, which rounds up numbers of tokens."""
+LOSS_CHUNK, LOSS_AT_ONCE = 256, 1 << 19
+"""Rows of logits that fastpath.loss makes at once, and logits that it holds in fp32."""
+HEAD_ROWS = 16
+"""Multiple to which fastpath.shapes fills up the last of them."""
 PROMPTS_AT_ONCE = 8
 """Sample answers that evaluate.answers writes together."""
 SMALL_LAYER = 1 << 22
@@ -54,7 +58,7 @@ HEAP_LARGEST = 32 << 20
 """Bytes from which glibc maps a block by itself and gives it back at once (DEFAULT_MMAP_THRESHOLD_MAX in malloc.c):
 where the rows of a feed-forward block are as large they leave no holes."""
 OTHER_ROWS = 50_000_000
-"""What the last row of a batch, of another length than the rest, adds without checkpointing; fitted to the same grid."""
+"""What the last row of a batch, of another length, adds without checkpointing; fitted to the same grid."""
 MIXED_FIXED, MIXED_SHARE = 155_000_000, 0.08
 """What rows that all differ add (OTHER_ROWS is part of it): so much, and a share of all the rest. Products are compiled
 for each number of tokens, and freed blocks fit no other row; fastpath.heap lets a tenth of what is held pile up. Fitted
@@ -154,7 +158,7 @@ def need(
     phases = {
         "loading": (RUNTIME_GPU if load.gpu else IMPORTED) + sum(weights.values()) + scratch,
         "training": sum(parts.values()),
-        "evaluation": parts["runtime"] + held + cache + loss_chunk(facts.vocabulary) * facts.vocabulary * 8,
+        "evaluation": parts["runtime"] + held + cache + chunk_bytes(facts, load),
     }
     parts["beyond_training"] = max(phases.values()) - phases["training"]
     others = {
@@ -325,25 +329,25 @@ def filled_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def loss_chunk(vocabulary: int) -> int:
-    """Rows of a chunk of fastpath.loss."""
-    return 256 if vocabulary >= 100_000 else 128
+def chunk_bytes(facts: BaseFacts, load: Workload) -> int:
+    """Logits of a chunk, and what fastpath.loss makes of a few of its rows: log-probabilities and, in bf16, a copy."""
+    rows = min(-(-load.tokens // HEAD_ROWS) * HEAD_ROWS, LOSS_CHUNK)
+    at_once = min(rows, max(1, LOSS_AT_ONCE // facts.vocabulary))
+    in_fp32 = FP32 * (2 if load.number_bytes < FP32 else 1)
+    return facts.vocabulary * (rows * load.number_bytes + at_once * in_fp32)
 
 
 def loss_bytes(facts: BaseFacts, load: Workload) -> int:
     """Final norm, hidden state, and what the loss holds at its peak.
 
-    Fast: of one chunk the logits and a copy of their size (2 w), their fp32 copy and log-probabilities (8); in
-    fp32 the copies take no place of their own (measured with torch's profiler, tests/tiny/test_plan_memory.py).
-    Then the picked rows and their gradient, 2 w E for each token at most. Plain: logits of all tokens; at the
-    peak of the backward pass fp32 log-probabilities, their gradient and that of the logits: 12 bytes a logit.
+    Fast: one chunk. Then the picked rows and their gradient, 2 w E for each token at most (measured with torch's
+    profiler, tests/tiny/test_plan_memory.py). Plain: logits of all tokens; at the peak of the backward pass fp32
+    log-probabilities, their gradient and that of the logits: 12 bytes a logit.
     """
     width = load.number_bytes
     hidden = load.tokens * facts.hidden * (FP32 + width)
     if load.fast:
-        rows = min(load.tokens, loss_chunk(facts.vocabulary))
-        chunk = 2 * FP32 + (2 * width if width < FP32 else 0)
-        return hidden + rows * facts.vocabulary * chunk + 2 * load.tokens * facts.hidden * width
+        return hidden + chunk_bytes(facts, load) + 2 * load.tokens * facts.hidden * width
     return hidden + load.tokens * facts.vocabulary * 12
 
 

@@ -202,11 +202,11 @@ def test_constants_are_those_of_the_fast_path() -> None:
     assert (memory.QUERY_BLOCK, memory.LENGTH_STEP) == (attention.QUERY_BLOCK, attention.LENGTH_STEP)
     assert memory.SMALL_LAYER == peft_layers.SMALL_LAYER
     assert all(memory.filled_up(count) == shapes.rounded(count) for count in range(1, 5000))
-    assert memory.loss_chunk(loss.LARGE_VOCABULARY) == loss.CHUNK_LARGE_VOCABULARY
-    assert memory.loss_chunk(loss.LARGE_VOCABULARY - 1) == loss.CHUNK
+    assert memory.HEAD_ROWS == shapes.HEAD_ROWS
+    assert (memory.LOSS_CHUNK, memory.LOSS_AT_ONCE) == (loss.CHUNK, loss.AT_ONCE)
 
 
-@pytest.mark.parametrize("tokens", [300, 256])
+@pytest.mark.parametrize("tokens", [300, 256, 100])
 def test_the_loss_keeps_no_more_than_planned(tmp_path: Path, tokens: int) -> None:
     """What the loss makes at once fits into what the plan sets aside for it, a last chunk of one row less included."""
     facts = replace(read_base_facts(tiny_base(tmp_path, LlamaConfig, 1)), vocabulary=5000)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sovtune.fastpath.loss import CHUNK, CHUNK_LARGE_VOCABULARY, LARGE_VOCABULARY
+from sovtune.fastpath.loss import chunks, work_off
 from sovtune.fastpath.shapes import filled
 
 
@@ -22,20 +22,15 @@ class FrozenHeadLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 [R] in nats."""
-        chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk):
-            end = min(start + chunk, hidden.shape[0])
-            count, wanted = end - start, filled(targets[start:end, None])
-            log_p = torch.log_softmax(filled(hidden[start:end]) @ head.t(), -1, dtype=torch.float32)
-            found[start:end] = log_p.gather(1, wanted)[:count, 0]
+        for start, end in chunks(hidden.shape[0]):
+            logits, wanted = filled(hidden[start:end]) @ head.t(), filled(targets[start:end, None])
+            of_rows = work_off(logits, wanted, 0.0, 0.0, gradient=grad is not None)
+            found[start:end] = of_rows[: end - start, 0]
             if grad is not None:
-                p = log_p.exp_().neg_().to(hidden.dtype)
-                p.scatter_add_(1, wanted, torch.ones(wanted.shape, dtype=p.dtype, device=p.device))
-                grad[start:end] = (p @ head)[:count]
-                del p
-            del log_p  # or the next chunk would be made while this one is still held
+                grad[start:end] = (logits @ head)[: end - start].neg_()
+            del logits  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)
         return found
 

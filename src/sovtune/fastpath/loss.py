@@ -2,7 +2,8 @@
 
 With p = softmax(h W^T) and target t the gradient is dh = (p - onehot(t)) W. It is finished in the forward pass while
 the chunk's probabilities are at hand, so that nothing of size rows x vocabulary outlives a chunk (the usual path
-keeps logits and their fp32 copy: rows x vocabulary x 10 bytes). The head gets no gradient: it must be frozen.
+keeps logits and their fp32 copy: rows x vocabulary x 10 bytes). Within a chunk a few rows at a time become fp32, and
+their probabilities take the place of their logits. The head gets no gradient: it must be frozen.
 
 With label smoothing e the target is q = (1 - e) onehot(t) + e / V, with a z-loss of weight z the loss gains
 z log(Z)^2, Z = sum of exp(logits). As dlog(Z)/dlogits = p, the gradient of the logits is p (1 + 2 z log Z) - q.
@@ -10,6 +11,7 @@ z log(Z)^2, Z = sum of exp(logits). As dlog(Z)/dlogits = p, the gradient of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,9 +20,11 @@ from torch import Tensor
 from sovtune.fastpath.shapes import filled
 
 IGNORE = -100
-# Rows of a chunk: large enough for an efficient product, small enough to stay in cache; 256 and more pays from
-# vocabularies of about 100,000 (facts measured with scripts/bench_train.py).
-CHUNK, CHUNK_LARGE_VOCABULARY, LARGE_VOCABULARY = 128, 256, 100_000
+CHUNK = 256
+"""Rows of a chunk: enough for an efficient product with the head."""
+AT_ONCE = 1 << 19
+"""Logits that are fp32 at a time, about: 2 MB, which stay in the second-level caches while they are worked on. A whole
+chunk in fp32 takes six times its memory, and the loss a tenth longer."""
 
 
 class FrozenHeadLoss(torch.autograd.Function):
@@ -31,33 +35,21 @@ class FrozenHeadLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, smoothing: float, z_weight: float
     ) -> Tensor:
         """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 scalar in nats."""
-        chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk):
-            end = min(start + chunk, hidden.shape[0])
-            count, wanted = end - start, filled(targets[start:end, None])
-            # Rows from count on are there for their number only: they are left out of every sum.
-            logits = filled(hidden[start:end]) @ head.t()
-            log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
-            of_target = log_p.gather(1, wanted)
-            total -= (1 - smoothing) * of_target[:count].sum()
+        for start, end in chunks(hidden.shape[0]):
+            # What fills rows and targets up is there for the number of rows only: it is left out of every sum.
+            logits, wanted = filled(hidden[start:end]) @ head.t(), filled(targets[start:end, None])
+            found = work_off(logits, wanted, smoothing, z_weight, gradient=grad is not None)
+            of_target, mean, log_z = found[: end - start].unbind(1)
+            total -= (1 - smoothing) * of_target.sum()
             if smoothing:
-                total -= smoothing * log_p[:count].mean(-1).sum()
-            log_z = logits.gather(1, wanted).float() - of_target  # [rows, 1]
+                total -= smoothing * mean.sum()
             if z_weight:
-                total += z_weight * log_z[:count].square().sum()
+                total += z_weight * log_z.square().sum()
             if grad is not None:
-                p = log_p.exp_()
-                if z_weight:
-                    p *= 1 + 2 * z_weight * log_z
-                if smoothing:
-                    p -= smoothing / head.shape[0]
-                p = p.to(hidden.dtype)
-                p.scatter_add_(1, wanted, p.new_full(wanted.shape, smoothing - 1))
-                grad[start:end] = (p @ head)[:count]
-                del p
-            del logits, log_p  # or the next chunk would be made while this one is still held
+                grad[start:end] = (logits @ head)[: end - start]
+            del logits  # or the next chunk would be made while this one is still held
         ctx.save_for_backward(grad)
         return total
 
@@ -66,6 +58,50 @@ class FrozenHeadLoss(torch.autograd.Function):
         """The finished gradient, scaled."""
         (grad,) = ctx.saved_tensors
         return grad * grad_total.to(grad.dtype), None, None, None, None
+
+
+def chunks(rows: int) -> Iterator[tuple[int, int]]:
+    """First row of each chunk, and the one behind its last."""
+    for start in range(0, rows, CHUNK):
+        yield start, min(start + CHUNK, rows)
+
+
+def work_off(logits: Tensor, wanted: Tensor, smoothing: float, z_weight: float, *, gradient: bool) -> Tensor:
+    """What the loss needs of each row, a few rows at a time; with ``gradient`` that of the logits takes their place.
+
+    Args:
+        logits: [R, V].
+        wanted: [R, 1], the targets.
+        smoothing: e of the module's first lines.
+        z_weight: z of them.
+        gradient: whether to overwrite the logits.
+
+    Returns:
+        fp32 [R, 3]: log p of the target, mean of log p over the vocabulary (with smoothing), log Z.
+    """
+    vocabulary = logits.shape[1]
+    at_once = max(torch.get_num_threads(), AT_ONCE // vocabulary)
+    found = torch.empty(logits.shape[0], 3, dtype=torch.float32, device=logits.device)
+    for start in range(0, logits.shape[0], at_once):
+        part, target, row = (x[start : start + at_once] for x in (logits, wanted, found))
+        log_p = torch.log_softmax(part, -1, dtype=torch.float32)
+        row[:, :1] = log_p.gather(1, target)
+        row[:, 2:] = part.gather(1, target).float() - row[:, :1]
+        if smoothing:
+            row[:, 1] = log_p.mean(-1)
+        if gradient:
+            p = log_p.exp_()
+            if z_weight:
+                p *= 1 + 2 * z_weight * row[:, 2:]
+            if smoothing:
+                p -= smoothing / vocabulary
+            part.copy_(p)
+            del p
+        del log_p  # or the next rows would be made while these are still held
+    if gradient:  # scatter_ and scatter_add_ would go through an fp32 copy of all logits and back
+        of_targets = torch.arange(len(logits), device=logits.device), wanted[:, 0]
+        logits[of_targets] = logits[of_targets] + logits.new_tensor(smoothing - 1)
+    return found
 
 
 def next_token_loss(
@@ -93,10 +129,8 @@ def next_token_loss(
 @torch.no_grad()
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """-log p of each target in nats, fp32 [R], for evaluation: hidden [R, E], head [V, E], targets [R]."""
-    chunk = CHUNK_LARGE_VOCABULARY if head.shape[0] >= LARGE_VOCABULARY else CHUNK
     parts = []
-    for start in range(0, hidden.shape[0], chunk):
-        rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-        log_p = torch.log_softmax(filled(rows) @ head.t(), -1, dtype=torch.float32)
-        parts.append(-log_p.gather(1, filled(wanted))[: len(rows), 0])
+    for start, end in chunks(hidden.shape[0]):
+        logits, wanted = filled(hidden[start:end]) @ head.t(), filled(targets[start:end, None])
+        parts.append(-work_off(logits, wanted, 0.0, 0.0, gradient=False)[: end - start, 0])
     return torch.cat(parts) if parts else torch.zeros(0)
