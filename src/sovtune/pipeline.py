@@ -60,7 +60,12 @@ def run(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -> RunFolde
     trains = STAGES.index(options.upto) >= STAGES.index("train")
     if trains:
         check_place(loaded.recipe)
-    with alone(options.runs_dir, loaded.recipe.name) if trains or options.restart else nullcontext():
+    with (
+        alone(options.runs_dir, loaded.recipe.name)
+        if trains or options.restart
+        else nullcontext(True) as locked
+    ):
+        _tell_no_lock(locked, report)
         state = _open(loaded, options, report)
         with held(state.data.rows_file.parent):
             _do_stages(state, options, report)
@@ -78,9 +83,10 @@ def _run_in_group(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -
     from sovtune.data.caches import held
     from sovtune.train.group import joined
 
-    with joined(loaded.recipe.launch.world) as group, _run_of(group, loaded, options):
+    with joined(loaded.recipe.launch.world) as group, _run_of(group, loaded, options) as locked:
         quietly = Reporter(report.console, quiet=True)
         talk = report if group.leads and not started_here() else quietly
+        _tell_no_lock(locked, talk)
         if group.leads:
             state = _open(loaded, options, talk)
             with held(state.data.rows_file.parent):
@@ -99,11 +105,18 @@ def _run_in_group(loaded: LoadedRecipe, options: RunOptions, report: Reporter) -
     return state.folder
 
 
-def _run_of(group: Group, loaded: LoadedRecipe, options: RunOptions) -> AbstractContextManager[None]:
+def _tell_no_lock(locked: bool, report: Reporter) -> None:
+    if not locked:
+        report.say(
+            "note: the file system of the run folder knows no locks; start no second command on this run"
+        )
+
+
+def _run_of(group: Group, loaded: LoadedRecipe, options: RunOptions) -> AbstractContextManager[bool]:
     """The run is the group's alone; what sovtune started on this machine belongs to a command that has it already."""
     if group.leads and not started_here():
         return alone(options.runs_dir, loaded.recipe.name, patience_s=PATIENCE_S)
-    return nullcontext()
+    return nullcontext(True)
 
 
 def _do_stages(state: State, options: RunOptions, report: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -22,6 +23,7 @@ LAUNCH = "launch"
 """Folder of a run for the jobs that start it; it may be there before the run is."""
 STOP = "stop"
 """A file there asks the run to save a checkpoint and end, like Ctrl-C; a job makes it before its time is up."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 RECORD_FILES = {
     "base": "model.json",
     "data": "data.json",
@@ -132,10 +134,11 @@ def open_run(runs_dir: Path, name: str, lock: str, *, restart: bool) -> RunFolde
 
 
 @contextmanager
-def alone(runs_dir: Path, name: str, *, patience_s: float = 0) -> Iterator[None]:
+def alone(runs_dir: Path, name: str, *, patience_s: float = 0) -> Iterator[bool]:
     """Keep other processes from working on a run as long as the block lasts; the system ends it with the process.
 
-    The lock lies beside the run folder, which `--restart` may move.
+    The lock lies beside the run folder, which `--restart` may move. Yields whether there is one: some file systems of
+    clusters know no locks (Lustre without the mount option flock).
 
     Args:
         runs_dir: home of all runs.
@@ -157,10 +160,15 @@ def alone(runs_dir: Path, name: str, *, patience_s: float = 0) -> Iterator[None]
                 if time.monotonic() >= until:
                     raise _busy(path, runs_dir / name) from None
                 time.sleep(1)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                yield False
+                return
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {gethostname()}")
         stream.flush()
-        yield
+        yield True
 
 
 def _opened(path: Path) -> IO[str]:
