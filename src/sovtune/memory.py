@@ -49,20 +49,20 @@ LOADING = 64 << 20
 """Bytes that loading holds beside the weights: sovtune.weights gives memory back that often."""
 HEAP_SHARE, HEAP_FIXED = 0.45, 60_000_000
 HEAP_LAYER, HEAP_LAYER_CHECKPOINTED, HEAP_LAYER_PLAIN = 6_000_000, 2_000_000, 9_000_000
-HEAP_FLOOR, HEAP_FLOOR_PLAIN = 0.25, 0.15
+HEAP_FLOOR, HEAP_FLOOR_MAPPED, HEAP_FLOOR_PLAIN = 0.25, 0.22, 0.15
 """Freed memory that glibc's heap cannot give back between live tensors: a share of the activations of all layers, up to
 a bound that grows with the layers, each of which leaves its own holes. Checkpointing frees what it makes again and
 leaves the holes: no less than the floor's share of the activations. Fitted to the grid of scripts/bench_plan.py: 0 to
 700 MB in models of 8, 24 and 30 layers with 128 to 4,096 tokens at once. On the plain path logits count too."""
 HEAP_LARGEST = 32 << 20
 """Bytes from which glibc maps a block by itself and gives it back at once (DEFAULT_MMAP_THRESHOLD_MAX in malloc.c):
-where the rows of a feed-forward block are as large they leave no holes."""
+where the rows of a feed-forward block are as large they leave fewer holes."""
 OTHER_ROWS = 50_000_000
 """What the last row of a batch, of another length, adds without checkpointing; fitted to the same grid."""
-MIXED_FIXED, MIXED_SHARE = 155_000_000, 0.08
+MIXED_FIXED, MIXED_SHARE = 130_000_000, 0.08
 """What rows that all differ add (OTHER_ROWS is part of it): so much, and a share of all the rest. Products are compiled
 for each number of tokens, and freed blocks fit no other row; fastpath.heap lets a tenth of what is held pile up. Fitted
-to 14 points of `scripts/bench_plan.py --mixed` and of whole runs, of 0.8 to 8.5 GB: within -5 and +9 %."""
+to 8 points of `scripts/bench_plan.py --mixed 16`, of 0.9 to 2.9 GB: within -4 and +10 %."""
 CACHE_GPU = 0.06
 """What CUDA's caching allocator holds beyond live tensors, as a share of what is made while training; not measured
 here."""
@@ -210,9 +210,11 @@ def _fragmentation(facts: BaseFacts, made: dict[str, int], whole: int, load: Wor
         return round(max(min(share, bound), HEAP_FLOOR_PLAIN * whole))
     per_layer = HEAP_LAYER_CHECKPOINTED if load.checkpointing else HEAP_LAYER
     held = min(HEAP_SHARE * whole, HEAP_FIXED + per_layer * facts.layers)
-    if load.checkpointing and load.tokens * facts.intermediate * load.number_bytes < HEAP_LARGEST:
+    if load.checkpointing:
+        mapped = load.tokens * facts.intermediate * load.number_bytes >= HEAP_LARGEST
+        floor = HEAP_FLOOR_MAPPED if mapped else HEAP_FLOOR
         # Layers are made again in part of what the loss has freed.
-        held = max(held, HEAP_FLOOR * whole - made["logits"] / 4)
+        held = max(held, floor * whole - made["logits"] / 4)
     return round(held) + (0 if load.checkpointing else OTHER_ROWS)
 
 
