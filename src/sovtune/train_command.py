@@ -65,7 +65,7 @@ def check_place(recipe: Recipe) -> None:
 
     if is_worker():  # the machine that started it need not have what this one has
         return
-    check_packages(recipe)
+    check_packages(recipe)  # before torch is imported
     train = recipe.train
     if recipe.launch.world > 1 or train.run.device == "cuda" or train.finer.optimizer != "adamw":
         device = _device(recipe)  # imports torch, which a run whose stages are done does without

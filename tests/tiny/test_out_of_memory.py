@@ -13,8 +13,12 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from sovtune import pipeline
 from sovtune.errors import EnvironmentFault
+from sovtune.progress import Reporter
+from sovtune.score_command import score_texts
 from sovtune.train import engine, out_of_memory
 from sovtune.train.out_of_memory import RECORD, halves, is_out_of_memory, largest, pieces
 from tiny_models import make_base
@@ -247,13 +251,29 @@ def test_stop_means_stop(base, tmp_path, monkeypatch):
 
 
 def test_a_lack_of_memory_before_the_first_step_is_told_as_one(base, tmp_path, monkeypatch):
-    def no_memory(*args, **kwargs):
-        raise RuntimeError(ALLOCATOR)
-
     monkeypatch.setattr(engine, "Trainer", no_memory)
     with pytest.raises(EnvironmentFault, match="last complete checkpoint is intact") as caught:
         train(make_recipe(), base, tmp_path / "run", ROWS)
     assert caught.value.why == ALLOCATOR
+
+
+def no_memory(*args, **kwargs):
+    raise RuntimeError(ALLOCATOR)
+
+
+def test_a_lack_of_memory_in_the_evaluation_keeps_what_was_trained(monkeypatch):
+    monkeypatch.setattr(pipeline, "_measure", no_memory)
+    with pytest.raises(EnvironmentFault, match="what was trained is kept") as caught:
+        pipeline._evaluate(None)
+    assert caught.value.why == ALLOCATOR
+
+
+def test_a_lack_of_memory_while_texts_are_measured_says_what_needs_less(base, tmp_path, monkeypatch):
+    text = tmp_path / "held-out.txt"
+    text.write_text("The library opens at nine.\n", encoding="utf-8")
+    monkeypatch.setattr("sovtune.evaluate.bits.text_costs", no_memory)
+    with pytest.raises(EnvironmentFault, match="--quantisation nf4"):
+        score_texts(str(base), None, [text], "none", Reporter(Console(stderr=True), quiet=True))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ CHUNK = 256
 """Rows of a chunk: enough for an efficient product with the head."""
 AT_ONCE = 1 << 19
 """Logits that are fp32 at a time, about: 2 MB, which stay in the second-level caches while they are worked on. A whole
-chunk in fp32 takes six times its memory, and the loss a tenth longer."""
+chunk in fp32 takes six times its memory, and the loss up to a tenth longer."""
 
 
 class FrozenHeadLoss(torch.autograd.Function):
