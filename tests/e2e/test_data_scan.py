@@ -199,7 +199,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_until_gone([int(child) for child in children])
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/shard.json")}
+    finished = finished_parts(tmp_path / "work")
     again = subprocess.run(
         command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True
     )
@@ -209,12 +209,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert not list((tmp_path / "work").glob(".part-*"))
 
 
-def wait_for_parts(work: Path, wanted: int, process: subprocess.Popen) -> dict[Path, int]:
+def finished_parts(work: Path) -> dict[Path, int]:
+    """The parts under their final names; `.part-*` folders are still written, and go away at any moment."""
+    return {path: path.stat().st_mtime_ns for path in work.glob("[!.]*/shard.json")}
+
+
+def wait_for_parts(work: Path, wanted: int, process: subprocess.Popen) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
-        found = list(work.glob("*/shard.json"))
-        if len(found) >= wanted:
-            return {path: path.stat().st_mtime_ns for path in found}
+        if len(finished_parts(work)) >= wanted:
+            return
         time.sleep(0.02)
     raise AssertionError(f"no part was finished; exit code {process.poll()}")
 

@@ -170,7 +170,8 @@ def wait_for(done: Callable[[], object], process: subprocess.Popen) -> None:
 
 
 def finished(work: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in work.glob("*/shard.json")}
+    """The parts under their final names; `.part-*` folders are still written, and go away at any moment."""
+    return {path: path.stat().st_mtime_ns for path in work.glob("[!.]*/shard.json")}
 
 
 def test_the_corpus_is_hard_enough(corpus, expected):
