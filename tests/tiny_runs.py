@@ -14,6 +14,7 @@ from sovtune.recipe_base import Base, Quantisation
 from sovtune.recipe_train import Rows, Run, Train
 from sovtune.train.engine import TrainJob, TrainOutcome, run
 from sovtune.train.group import ALONE, Group
+from sovtune.train.taught import TaughtStore
 
 
 def make_recipe(*, quantised: bool = False, compute: str = "float32", **run_settings) -> Recipe:
@@ -65,12 +66,13 @@ def train(
     resume: bool = False,
     progress=lambda metrics, of: None,
     group: Group = ALONE,
+    taught: TaughtStore | None = None,
 ) -> TrainOutcome:
     """Run the engine on prepared rows."""
     run_dir.mkdir(parents=True, exist_ok=True)
     job = TrainJob(
         recipe=recipe, rows=rows, steps=steps, rows_per_step=rows_per_step, tokenizer_folder=base,
-        run_dir=run_dir, fingerprint="test", progress=progress, group=group,
+        run_dir=run_dir, fingerprint="test", progress=progress, group=group, taught=taught,
     )  # fmt: skip
     return run(job, load_with_new_adapter(recipe, base), resume=resume)
 

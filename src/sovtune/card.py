@@ -213,6 +213,7 @@ def render_card(evidence: Evidence) -> str:
             gate_sentence=findings.gate_sentence(evidence),
             method=findings.METHODS[recipe.method],
             objective=findings.objective(recipe),
+            teacher=findings.teacher_sentence(evidence.train.teacher),
             rewards=findings.reward_sentence(evidence.steps),
             loss_unit=findings.loss_unit(recipe),
             compared=[findings.pair_sentence(score) for score in evidence.evaluation.pairs],

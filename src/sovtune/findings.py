@@ -8,10 +8,11 @@ from sovtune import figures
 from sovtune.evidence import Evidence, Step
 from sovtune.licence_policy import judge
 from sovtune.licence_promises import LicenceProblem, problems
+from sovtune.licence_teacher import bound_keys, teacher_problems
 from sovtune.licences import CardAsks, Obligation, obligations
 from sovtune.recipe import Recipe
 from sovtune.recipe_preference import WITH_REFERENCE, preference_settings
-from sovtune.records import BaseRecord, PairScore, TextScore
+from sovtune.records import BaseRecord, PairScore, TeacherRecord, TextScore
 
 METHODS = {
     "sft": "supervised fine-tuning, loss on answers only",
@@ -42,6 +43,8 @@ def refused_promises(evidence: Evidence) -> tuple[LicenceProblem, ...]:
         name=evidence.name,
         language=recipe.language,
     )
+    if recipe.distil is not None:
+        found += teacher_problems(recipe.card.licence, recipe.distil.teacher.licence, evidence.name)
     return judge(found, recipe.card.licence_policy, recipe.card.overrides).refused
 
 
@@ -56,7 +59,9 @@ def result_obligations(evidence: Evidence) -> tuple[Obligation, ...]:
         )
         for entry in evidence.data.datasets
     }
-    return obligations(evidence.recipe.base.licence, evidence.data_licences, asked).items
+    distil = evidence.recipe.distil
+    teacher = None if distil is None else CardAsks(outputs_of=bound_keys(distil.teacher.licence))
+    return obligations(evidence.recipe.base.licence, evidence.data_licences, asked, teacher).items
 
 
 def score_sentence(score: TextScore) -> str:
@@ -77,10 +82,10 @@ def loss_unit(recipe: Recipe) -> str:
 
 
 def objective(recipe: Recipe) -> str | None:
-    """The settings of a preference method in words; None for the others."""
+    """The settings of a preference method or of a teacher in words; None where the text alone is learnt."""
     settings = preference_settings(recipe)
     if settings is None:
-        return None
+        return _teaching(recipe)
     words = [f"{'lambda' if settings.method == 'orpo' else 'beta'} {settings.beta:g}"]
     if settings.method == "simpo":
         words.append(f"target margin {settings.margin:g}, rewards per token")
@@ -95,6 +100,29 @@ def objective(recipe: Recipe) -> str | None:
     if settings.method in WITH_REFERENCE:
         words.append("reference: the model as training began")
     return "; ".join(words)
+
+
+def _teaching(recipe: Recipe) -> str | None:
+    distil = recipe.distil
+    if distil is None:
+        return None
+    text = "nothing else" if distil.weight == 1 else f"{figures.share(1 - distil.weight)} the text"
+    return (
+        f"distillation: {figures.share(distil.weight)} of the loss follows the probabilities of "
+        f"{distil.teacher.model} (its {distil.top} likeliest next tokens, temperature {distil.temperature:g}), {text}"
+    )
+
+
+def teacher_sentence(teacher: TeacherRecord | None) -> str | None:
+    """Who taught, how it was stored, and how much of what it knew was kept."""
+    if teacher is None:
+        return None
+    stored = "not quantised" if teacher.quantisation == "none" else f"in {teacher.quantisation}"
+    return (
+        f"{teacher.model} at {teacher.revision}, {teacher.parameters / 1e6:,.0f} M parameters {stored}, "
+        f"{teacher.licence}, content hash {teacher.content_sha256}; the kept tokens have "
+        f"{figures.share(teacher.covered)} of its probability"
+    )
 
 
 def reward_sentence(steps: Sequence[Step]) -> str | None:

@@ -271,7 +271,10 @@ class CardAsks:
 
 
 def obligations(
-    base_licence: str, data_licences: Mapping[str, str], asked: Mapping[str, CardAsks] | None = None
+    base_licence: str,
+    data_licences: Mapping[str, str],
+    asked: Mapping[str, CardAsks] | None = None,
+    teacher: CardAsks | None = None,
 ) -> Obligations:
     """The union of what base and data ask of the result.
 
@@ -279,6 +282,7 @@ def obligations(
         base_licence: SPDX expression of the base model.
         data_licences: data card id -> SPDX expression.
         asked: data card id -> what it asks beside its licence.
+        teacher: what a model asks whose probabilities were learnt from.
 
     Raises:
         ValueError: an expression cannot be read.
@@ -289,9 +293,12 @@ def obligations(
         for key in licence_keys(text):
             for duty in _asked(key):
                 found.setdefault(duty, []).append(f"{source}: {key}")
-    for card, asks in (asked or {}).items():
+    asking = {f"data {card}": asks for card, asks in (asked or {}).items()}
+    if teacher is not None:
+        asking["teacher"] = teacher
+    for source, asks in asking.items():
         for kind, text, place in asks.duties():
-            found.setdefault((kind, text), []).append(f"data {card}: {place}")
+            found.setdefault((kind, text), []).append(f"{source}: {place}")
     order = get_args(Constraint)
     items = [
         Obligation(constraint=kind, text=text, because=tuple(who)) for (kind, text), who in found.items()

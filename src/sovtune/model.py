@@ -177,6 +177,25 @@ def load_with_adapter(
     return _loaded(model, place, fast=not reasons, notes=tuple(reasons), targets=())
 
 
+def teacher_blockers(recipe: Recipe, folder: Path) -> list[str]:
+    """Why the teacher in this folder is asked by the plain engine; empty when it is not."""
+    if recipe.train.run.engine == "plain":
+        return ["asked for by train.run.engine"]
+    return _fast_blockers(folder, pick_device(recipe.train.run.device), dropout=0.0, head_trained=False)
+
+
+def load_teacher(recipe: Recipe, quantisation: Quantisation, folder: Path) -> LoadedModel:
+    """A model that is asked and never trained.
+
+    Raises:
+        EnvironmentFault: see ``load_base``.
+    """
+    device, reasons = pick_device(recipe.train.run.device), teacher_blockers(recipe, folder)
+    model = load_base(folder, quantisation, device, attention=_attention(not reasons)).eval()
+    notes = tuple(f"plain engine: {reason}" for reason in reasons)
+    return _loaded(model, device, fast=not reasons, notes=notes, targets=())
+
+
 class WithBase:
     """A fully trained model beside its base, with the switch of a PEFT model that evaluation uses.
 
@@ -280,6 +299,8 @@ def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     blockers = select.loss_blockers(config, head_trained=full or recipe.adapter.trains_output)
     blockers += recipe.launch.blockers
+    if recipe.distil is not None:
+        blockers.append("the recipe has a teacher")
     finer = recipe.train.finer
     return choose_kernels(
         capability=torch.cuda.get_device_capability(),

@@ -14,6 +14,7 @@ from sovtune.errors import EnvironmentFault
 from sovtune.figures import duration, size
 from sovtune.launch.messages import end_with_starter, is_worker, started_here
 from sovtune.progress import Reporter
+from sovtune.recipe_base import Base
 from sovtune.recipe_file import LoadedRecipe
 from sovtune.records import (
     BaseRecord,
@@ -149,15 +150,31 @@ def _do_stages(state: State, options: RunOptions, report: Reporter) -> None:
 def fetch(loaded: LoadedRecipe, report: Reporter) -> ResolvedBase:
     """Get the base into the cache, so that everything after it works without a network."""
     report.stage("base")
-    return _resolve(loaded, report, offline=False)
+    base = _resolve(loaded.recipe.base, loaded, report, offline=False)
+    _resolve_teacher(loaded, base, report, offline=False)
+    return base
 
 
-def _resolve(loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> ResolvedBase:
-    base = resolve(loaded.resolved().base, root=loaded.root, say=report.say, offline=offline)
+def _resolve(wanted: Base, loaded: LoadedRecipe, report: Reporter, *, offline: bool) -> ResolvedBase:
+    base = resolve(wanted, root=loaded.root, say=report.say, offline=offline)
     report.say(
         f"{base.record.model}, {base.record.parameters / 1e6:.0f} M parameters, from {base.record.source}"
     )
     return base
+
+
+def _resolve_teacher(
+    loaded: LoadedRecipe, base: ResolvedBase, report: Reporter, *, offline: bool
+) -> ResolvedBase | None:
+    """The teacher, if the recipe names one whose tokens are the base's."""
+    from sovtune.data.same_tokens import check_same_tokens
+
+    if loaded.recipe.distil is None:
+        return None
+    report.stage("teacher")
+    teacher = _resolve(loaded.recipe.distil.teacher, loaded, report, offline=offline)
+    check_same_tokens(base.folder, teacher.folder)
+    return teacher
 
 
 def _open(
@@ -174,7 +191,8 @@ def _open(
     cards = [load_card(Path(source.card)) for source in recipe.data]
     enforce(recipe, cards, place_in(loaded))  # before gigabytes of a base are fetched
     report.stage("base")
-    base = _resolve(loaded, report, offline=options.offline)
+    base = _resolve(recipe.base, loaded, report, offline=options.offline)
+    teacher = _resolve_teacher(loaded, base, report, offline=options.offline)
     report.stage("data")
     data = prepare(
         recipe,
@@ -185,6 +203,8 @@ def _open(
     )
     _tell_data(data.report, replay_note(loaded.recipe, recipe), report)
     facts = locked_facts(base.record, data.report)
+    if teacher is not None:
+        facts["teacher"] = _identity(teacher.record)
     if earlier := beginning(recipe):
         facts["continue_from"] = {file.path: file.sha256 for file in earlier}
     lock = lock_text(loaded, facts)
@@ -192,14 +212,14 @@ def _open(
     if beside is not None:
         folder = RunFolder(options.runs_dir / loaded.recipe.name)
         check_same_lock(folder.path, lock)
-        return State(recipe, base, data, folder, fingerprint, options, report, loaded.path)
+        return State(recipe, base, data, folder, fingerprint, options, report, loaded.path, teacher=teacher)
     folder = open_run(options.runs_dir, loaded.recipe.name, lock, restart=options.restart)
     folder.save("base", base.record)
     folder.save("data", data.report)
     gate = data.rows_file.with_name(GATE)
     if gate.is_file():
         _show_gate(folder.path, gate.read_text(encoding="utf-8"), report)
-    return State(recipe, base, data, folder, fingerprint, options, report, loaded.path)
+    return State(recipe, base, data, folder, fingerprint, options, report, loaded.path, teacher=teacher)
 
 
 def _show_gate(run_dir: Path, text: str, report: Reporter) -> None:
@@ -223,7 +243,7 @@ def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:
     return {
         "sovtune": __version__,
         "packages": {name: version(name) for name in packages},
-        "base": {"model": base.model, "revision": base.revision, "content_sha256": base.content_sha256},
+        "base": _identity(base),
         "template_sha256": data.template_sha256,
         "tokenizer_sha256": data.tokenizer_sha256,
         "data": [
@@ -235,6 +255,10 @@ def locked_facts(base: BaseRecord, data: DataReport) -> dict[str, Any]:
             for entry in data.datasets
         ],
     }
+
+
+def _identity(model: BaseRecord) -> dict[str, str]:
+    return {"model": model.model, "revision": model.revision, "content_sha256": model.content_sha256}
 
 
 def _tell_data(data: DataReport, note: str | None, report: Reporter) -> None:
@@ -256,7 +280,8 @@ def _plan(state: State) -> None:
 
     facts = read_base_facts(state.base.folder)
     speed = previous_speed(state.options.runs_dir, facts)
-    plan = make_plan(state.recipe, facts, data_size(state.data.report), speed=speed)
+    teacher = read_base_facts(state.teacher.folder) if state.teacher is not None else None
+    plan = make_plan(state.recipe, facts, data_size(state.data.report), speed=speed, teacher=teacher)
     needed = size(sum(plan.memory_bytes.values()))
     state.report.say(
         f"{plan.steps} steps of {plan.rows_per_step} rows ({plan.micro_rows} at once), {plan.tokens:,} tokens; "

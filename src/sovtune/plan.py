@@ -16,6 +16,7 @@ from sovtune.machine import Machine, this_machine
 from sovtune.memory import PROMPTS_AT_ONCE, Need, Workload, need
 from sovtune.plan_changes import Situation, changes_until
 from sovtune.plan_cost import Speed, cost, previous_speed, work_flop
+from sovtune.plan_teacher import PHASE, cost_with_teacher, with_teacher
 from sovtune.recipe import Recipe
 from sovtune.recipe_train import Train
 from sovtune.records import Plan, PlanChange
@@ -118,6 +119,7 @@ def make_plan(
     machine: Machine | None = None,
     speed: Speed | None = None,
     correction: int = 0,
+    teacher: BaseFacts | None = None,
 ) -> Plan:
     """Count steps, tokens and bytes before anything is loaded.
 
@@ -128,6 +130,7 @@ def make_plan(
         machine: where; default this machine as it is now.
         speed: of an earlier run (``previous_speed``); without it and ``machine.flops`` time is unknown.
         correction: bytes that a probe needed beyond the estimate (or less, below 0).
+        teacher: shapes of the teacher, with ``recipe.distil``.
 
     Raises:
         DataRefused: there is nothing to train on.
@@ -137,7 +140,7 @@ def make_plan(
     place = _for_each_process(machine or this_machine(recipe.train.run.device), recipe)
     steps, rows_per_step, wanted_rows = steps_for(recipe.train, data.rows, data.tokens)
     tokens = max(1, round(Fraction(data.tokens * wanted_rows, data.rows)))
-    needed = _need_of(facts, data, place, correction)
+    needed = _need_of(facts, data, place, correction, teacher)
     micro_rows = _micro_rows(recipe, data, place, rows_per_step, lambda made: needed(made).total)
     found = needed(_at_once(recipe, micro_rows))
     fits = found.total <= place.memory_available_bytes
@@ -148,11 +151,18 @@ def make_plan(
         notes.append("memory is that of one process" + _SHARDED.get(recipe.launch.strategy, ""))
     changes: tuple[PlanChange, ...] = ()
     if not fits:
-        changes = _changes(recipe, facts, data, place, correction)[1]
+        changes = _changes(recipe, facts, data, place, correction, teacher)[1]
         if not changes or changes[-1].total_bytes > place.memory_available_bytes:
             notes.append("no change of the recipe makes it fit: take a smaller base or more memory")
+        if found.phases.get(PHASE, 0) > place.memory_available_bytes:
+            notes.append(
+                f"the teacher alone needs {found.phases[PHASE] / 1e9:.1f} GB while it reads the rows"
+            )
     supervised = data.supervised_tokens / data.tokens
     spent = cost(recipe, facts, tokens, supervised=supervised, place=place, speed=speed)
+    if teacher is not None:
+        once = min(tokens, data.tokens)
+        spent = cost_with_teacher(spent, recipe, facts, teacher, (tokens, once), supervised)
     return Plan(
         steps=steps,
         rows_per_step=rows_per_step,
@@ -180,7 +190,12 @@ def _for_each_process(place: Machine, recipe: Recipe) -> Machine:
 
 
 def fitting_recipe(
-    recipe: Recipe, facts: BaseFacts, data: DataSize, place: Machine, correction: int = 0
+    recipe: Recipe,
+    facts: BaseFacts,
+    data: DataSize,
+    place: Machine,
+    correction: int = 0,
+    teacher: BaseFacts | None = None,
 ) -> tuple[Recipe, tuple[PlanChange, ...]]:
     """The recipe with the changes that make it fit, and what they are; none when it fits already.
 
@@ -190,12 +205,13 @@ def fitting_recipe(
         data: see ``make_plan``.
         place: where it is to fit.
         correction: see ``make_plan``.
+        teacher: see ``make_plan``.
 
     Raises:
         EnvironmentFault: no change is enough.
     """
-    changed, changes = _changes(recipe, facts, data, place, correction)
-    least = _need_of(facts, data, place, correction)(_at_once(changed, 1)).total
+    changed, changes = _changes(recipe, facts, data, place, correction, teacher)
+    least = _need_of(facts, data, place, correction, teacher)(_at_once(changed, 1)).total
     if least > place.memory_available_bytes:
         raise EnvironmentFault(
             f"no change of the recipe makes it fit into {place.memory_available_bytes / 1e9:.2f} GB",
@@ -207,20 +223,38 @@ def fitting_recipe(
 
 
 def _changes(
-    recipe: Recipe, facts: BaseFacts, data: DataSize, place: Machine, correction: int
+    recipe: Recipe,
+    facts: BaseFacts,
+    data: DataSize,
+    place: Machine,
+    correction: int,
+    teacher: BaseFacts | None,
 ) -> tuple[Recipe, tuple[PlanChange, ...]]:
-    needed = _need_of(facts, data, place, correction)
+    needed = _need_of(facts, data, place, correction, teacher)
     situation = Situation(facts=facts, device=place.device, longest=data.longest)
     return changes_until(recipe, situation, lambda made: needed(made).total, place.memory_available_bytes)
 
 
-def _need_of(facts: BaseFacts, data: DataSize, place: Machine, correction: int) -> Callable[[Recipe], Need]:
+def _need_of(
+    facts: BaseFacts, data: DataSize, place: Machine, correction: int, teacher: BaseFacts | None
+) -> Callable[[Recipe], Need]:
     """Recipe -> what it needs, its ``micro_rows`` (default 1) at once."""
 
     def needed(recipe: Recipe) -> Need:
         fast = not _plain_reasons(recipe, facts, place.device)
         load = _workload(recipe, data, fast=fast, gpu=place.device != "cpu")
-        return need(facts, recipe.base.quantisation, _targets(recipe, facts), load, correction=correction)
+        found = need(facts, recipe.base.quantisation, _targets(recipe, facts), load, correction=correction)
+        if teacher is None or recipe.distil is None:
+            return found
+        reading = replace(
+            load,
+            tokens=max(TOKENS_AT_ONCE[place.device], recipe.train.rows.max_length),
+            fast=not (teacher.config_blockers or load.gpu or recipe.train.run.engine == "plain"),
+            number_bytes=NUMBER_BYTES[recipe.distil.teacher.quantisation.compute],
+            full=False,
+            dora=False,
+        )
+        return with_teacher(found, teacher, recipe.distil, reading)
 
     return needed
 

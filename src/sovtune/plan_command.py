@@ -101,19 +101,22 @@ def plan_recipe(loaded: LoadedRecipe, options: PlanOptions, say: Say = lambda li
     base = locate(recipe.base, loaded.root)
     facts = read_base_facts(base.folder)
     place = named_machine(options.gpu) if options.gpu else this_machine(recipe.train.run.device)
+    teacher = None
+    if recipe.distil is not None:
+        teacher = read_base_facts(locate(recipe.distil.teacher, loaded.root).folder)
     speed = None if options.gpu else previous_speed(options.runs_dir, facts)
     if options.probe:
         whole = resolve(recipe.base, root=loaded.root, offline=True)
-        data, plan, correction = _probed(recipe, whole, facts, place, say)
+        data, plan, correction = _probed(recipe, whole, (facts, teacher), place, say)
     else:
         data, correction = _data(recipe, base), 0
-        plan = make_plan(recipe, facts, data, machine=place, speed=speed)
+        plan = make_plan(recipe, facts, data, machine=place, speed=speed, teacher=teacher)
     if options.apply is None:
         return PlanResult(plan=plan)
     if plan.fits:
         say("it fits as it is: no recipe was written")
         return PlanResult(plan=plan)
-    _, changes = fitting_recipe(recipe, facts, data, _room(place, plan), correction)
+    _, changes = fitting_recipe(recipe, facts, data, _room(place, plan), correction, teacher)
     write_changed(loaded, changes, options.apply, plan.machine)
     return PlanResult(plan=plan, applied=options.apply)
 
@@ -130,9 +133,12 @@ def _data(recipe: Recipe, base: BasePlace) -> DataSize:
 
 
 def _probed(
-    recipe: Recipe, base: ResolvedBase, facts: BaseFacts, place: Machine, say: Say
+    recipe: Recipe, base: ResolvedBase, models: tuple[BaseFacts, BaseFacts | None], place: Machine, say: Say
 ) -> tuple[DataSize, Plan, int]:
-    """Prepare the data, do a step, and plan with what it needed: data, plan, bytes beyond the estimate."""
+    """Prepare the data, do a step, and plan with what it needed: data, plan, bytes beyond the estimate.
+
+    ``models`` are base and teacher; the step is one without the teacher, whose probabilities take little.
+    """
     from sovtune.data.arrow_rows import load_rows
     from sovtune.data.prepare import prepare
 
@@ -141,6 +147,7 @@ def _probed(
         recipe, base_folder=base.folder, base_hash=base.record.content_sha256, cache=cache_home()
     )
     data = data_size(prepared.report)
+    facts, teacher = models
     guess = make_plan(recipe, facts, data, machine=place)
     say("two steps at the longest batch; the second one counts")
     rows = heaviest(load_rows(prepared.rows_file), guess.micro_rows)
@@ -148,12 +155,14 @@ def _probed(
     found = run_probe(chosen, base.folder, rows)
     if found.peak_bytes is None:  # it needs more than there is, nobody knows how much more
         correction = max(0, place.memory_available_bytes + 1 - sum(guess.memory_bytes.values()))
-        plan = make_plan(chosen, facts, data, machine=place, correction=correction)
+        plan = make_plan(chosen, facts, data, machine=place, correction=correction, teacher=teacher)
         return data, _noted(plan, f"the probe did not fit: {found.out_of_memory}"), correction
     alike = make_plan(chosen, facts, replace(data, alike=True), machine=place)
     planned = sum(alike.memory_bytes.values())
     correction = found.peak_bytes - planned
-    plan = make_plan(chosen, facts, data, machine=place, speed=_speed(found), correction=correction)
+    plan = make_plan(
+        chosen, facts, data, machine=place, speed=_speed(found), correction=correction, teacher=teacher
+    )
     off = planned / found.peak_bytes - 1
     words = f"probe: {size(found.peak_bytes)} measured, {size(planned)} estimated ({off:+.0%})"
     return data, _noted(plan, words), correction

@@ -13,6 +13,7 @@ from pydantic import Field
 from sovtune.recipe_adapter import Adapter
 from sovtune.recipe_base import Base
 from sovtune.recipe_curate import Curate
+from sovtune.recipe_distil import Distil
 from sovtune.recipe_launch import Launch
 from sovtune.recipe_train import Train
 from sovtune.section import (
@@ -236,6 +237,8 @@ class Recipe(Section):
     """How long, how fast, how much at once."""
     preference: Preference | None = None
     """For dpo, kto, orpo and simpo; without it their usual values."""
+    distil: Distil | None = None
+    """With sft and cpt: learn from a larger model's probabilities as well."""
     launch: Launch = Launch()
     """Where the work runs."""
     evaluate: Evaluate = Evaluate()
@@ -322,6 +325,19 @@ class Recipe(Section):
                 return Conflict(message, ("preference", name))
         return None
 
+    def _distil_fits(self) -> Conflict | None:
+        if self.distil is None:
+            return None
+        if self.method not in ("sft", "cpt"):
+            message = f"a teacher stands beside text, method {self.method} compares answers: leave this out"
+            return Conflict(message, ("distil",))
+        finer = self.train.finer
+        for name in ("label_smoothing", "z_loss"):
+            if getattr(finer, name) > 0:
+                message = "a run with a teacher does not read this: the teacher says what else is likely"
+                return Conflict(message, ("train", "finer", name))
+        return None
+
     def _all_or_no_shares(self) -> Conflict | None:
         without = [index for index, source in enumerate(self.data) if source.share is None]
         if without and len(without) < len(self.data):
@@ -359,6 +375,7 @@ class Recipe(Section):
         _strategy_fits,
         _finer_fits_method,
         _preference_fits_method,
+        _distil_fits,
         _all_or_no_shares,
         _shares_fill_the_mixture,
         _sources_differ,

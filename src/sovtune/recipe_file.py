@@ -34,6 +34,7 @@ EXTENDS = "extends"
 SET = "--set"
 LOCAL_PATHS: tuple[KeyPath, ...] = (
     ("base", "mirrors", "*", "folder"),
+    ("distil", "teacher", "mirrors", "*", "folder"),
     ("adapter", "continue_from"),
     ("data", "*", "card"),
     ("evaluate", "texts", "*", "card"),
@@ -142,7 +143,8 @@ def lock_text(loaded: LoadedRecipe, facts: Mapping[str, Value]) -> str:
         facts: versions and hashes of base, data, template and tokenizer; plain values only.
     """
     recipe: dict[str, Value] = loaded.recipe.model_dump(
-        mode="json", exclude={"publish": True, "launch": True, "base": {"mirrors"}}
+        mode="json",
+        exclude={"publish": True, "launch": True, "base": {"mirrors"}, "distil": {"teacher": {"mirrors"}}},
     )
     for pattern in LOCAL_PATHS:
         for holder, key in _local_paths(recipe, pattern):

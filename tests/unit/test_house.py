@@ -35,7 +35,7 @@ ROOMS = {
     "fastpath": ("fastpath", "fastpath.*"),
     "base": ("base", "base_hashes", "base_place"),
     "plan": (
-        "plan", "plan_changes", "plan_cost", "memory", "machine", "architecture", "adapter_shapes", "gpu_table",
+        "plan", "plan_changes", "plan_cost", "plan_teacher", "memory", "machine", "architecture", "adapter_shapes", "gpu_table",
     ),
     "data": ("data", "data.*"),
     "model": ("model", "quantise", "weights", "adapter_setup", "adapter_start", "adapter_tokens", "adapter_files"),
@@ -134,7 +134,7 @@ HOMES = {
     "rensa": "data.dedup",
     "rich": "progress preview cli_shared data_view launch_command",
     "safetensors": "adapter_files adapter_start weights train.disk",
-    "tokenizers": "adapter_tokens data.chat data.judged data.split data.template evaluate.bits",
+    "tokenizers": "adapter_tokens data.chat data.judged data.same_tokens data.split data.template evaluate.bits",
     "torch": "probe stack base model quantise adapter_* device_checks fastpath.* launch.processes train_command train.* evaluate.*",
     "transformers": "base model quantise fastpath.attention train.*",
     "trl": "train.*",
@@ -170,7 +170,7 @@ MANY_PARAMETERS = {
     "cli_data.py:scan": "one parameter for each option of the command",
     "cli_data.py:card": "one parameter for each option of the command",
 }
-NUM_RECIPES, NUM_CARDS = 17, 9
+NUM_RECIPES, NUM_CARDS = 18, 9
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 CARDS = sorted((ROOT / "data_cards").rglob("*.yaml"))
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from full_recipe import FULL, keys, line_of
+from full_recipe import FULL, TAUGHT, keys, line_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,14 +32,16 @@ def mistakes(tmp_path):
 
 def test_the_full_recipe_is_right_and_full(tmp_path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(FULL, encoding="utf-8")
-    assert load_recipe(path).recipe.name == "full-recipe"
+    for text in (FULL, TAUGHT):
+        path.write_text(text, encoding="utf-8")
+        assert load_recipe(path).recipe.name == "full-recipe"
 
     def count(section: type) -> int:
         below = [kind for field in section.model_fields.values() for kind in sections_in(field.annotation)]
         return len(section.model_fields) + sum(count(kind) for kind in below)
 
-    named = {tuple(part for part in path if isinstance(part, str)) for _, _, path in keys()}
+    every = [path for text in (FULL, TAUGHT) for _, _, path in keys(text)]
+    named = {tuple(part for part in path if isinstance(part, str)) for path in every}
     assert len(named) == count(Recipe)
 
 
@@ -59,16 +61,22 @@ def dropped(word: str) -> str:
 KEYS = keys()
 WORDS = sorted({str(path[-1]) for _, _, path in KEYS})
 TYPOS = [
-    (typo, *key) for typo in (exchanged, dropped) for key in KEYS if typo is exchanged or len(key[2][-1]) > 2
+    (typo, text, *key)
+    for typo in (exchanged, dropped)
+    for text, found in ((FULL, KEYS), (TAUGHT, [key for key in keys(TAUGHT) if key[2][0] == "distil"]))
+    for key in found
+    if typo is exchanged or len(key[2][-1]) > 2
 ]
 
 
 @pytest.mark.parametrize(
-    ("typo", "line", "column", "path"), TYPOS, ids=[f"{dotted(case[3])}-{case[0].__name__}" for case in TYPOS]
+    ("typo", "text", "line", "column", "path"),
+    TYPOS,
+    ids=[f"{dotted(case[4])}-{case[0].__name__}" for case in TYPOS],
 )
-def test_a_typo_in_every_key(mistakes, typo, line: int, column: int, path: KeyPath) -> None:
+def test_a_typo_in_every_key(mistakes, typo, text: str, line: int, column: int, path: KeyPath) -> None:
     key = str(path[-1])
-    lines = FULL.splitlines()
+    lines = text.splitlines()
     row = lines[line - 1]
     lines[line - 1] = row[: column - 1] + typo(key) + row[column - 1 + len(key) :]
     (problem,) = mistakes("\n".join(lines))

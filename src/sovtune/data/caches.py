@@ -2,7 +2,8 @@
 
 Below the cache home lie ``gate/SHARD`` (shared by all runs, under ``gate/lock``), ``gate/SCAN`` (the work folder of a
 scan that was not finished, with a lock of its own), ``data/KEY`` (prepared rows; a run that reads them shares a
-lock) and ``scores/KEY.json`` (what a base scored). All can be made again; nothing else below the home is ever touched.
+lock), ``taught/KEY`` (what a teacher finds likely, in the same way) and ``scores/KEY.json`` (what a base scored). All
+can be made again; nothing else below the home is ever touched.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from typing import Literal
 
 from sovtune.errors import EnvironmentFault
 
-Kind = Literal["shard", "scan", "rows", "scores", "leftover"]
+Kind = Literal["shard", "scan", "rows", "scores", "taught", "leftover"]
 DAYS = 30
 """What was not used for so many days is removed after a run and by `sovtune data clean`, unless told otherwise."""
-GATE, DATA, SCORES, LOCK = "gate", "data", "scores", "lock"
+GATE, DATA, SCORES, TAUGHT, LOCK = "gate", "data", "scores", "taught", "lock"
+_WRITING = "writing"
 _DAY = 86_400.0
 _SHARD = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(r"[0-9a-f]{32}")
@@ -59,10 +61,18 @@ def mark_used(folder: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep a folder of prepared rows from being removed; any number of runs may hold it."""
+    """Keep a folder of the cache from being removed; any number of runs may hold it."""
     mark_used(folder)
     with (folder / LOCK).open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Wait until nobody else adds to a folder that is held."""
+    with (folder / _WRITING).open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
@@ -105,7 +115,11 @@ def clean(home: Path, *, days: float, dry_run: bool = False) -> Cleaned:
         sort(_below(home / SCORES, {"scores": _SCORES}), free=True)
         for part in _below(home / SCORES, {"leftover": _SCORES_LEFTOVER}):
             sort([part], free=part.used < time.time() - _DAY)
-        for part in _below(home / GATE, {"scan": _FOLDER}) + _below(home / DATA, {"rows": _FOLDER}):
+        for part in (
+            *_below(home / GATE, {"scan": _FOLDER}),
+            *_below(home / DATA, {"rows": _FOLDER}),
+            *_below(home / TAUGHT, {"taught": _FOLDER}),
+        ):
             with _alone(part.path, make=not dry_run) as free:
                 sort([part], free=free)
     return Cleaned(removed=tuple(removed), kept=tuple(kept), in_use=tuple(in_use))

@@ -22,6 +22,7 @@ from sovtune.licence_promises import (
     proposed_licence,
 )
 from sovtune.licence_table import PERMISSION
+from sovtune.licence_teacher import TEACHER, teacher_problems
 from sovtune.licences import licence_keys, terms_of
 from sovtune.recipe import Recipe
 from sovtune.recipe_file import LoadedRecipe
@@ -30,6 +31,7 @@ from sovtune.yaml_file import KeyPath, Place, dotted
 
 PlaceOf = Callable[[KeyPath], Place]
 """Where a value of the recipe stands; a file without a line when that is not known."""
+_MODELS = {BASE: "the base model", TEACHER: "the teacher"}
 _OF_LICENCES = frozenset({"commercial", "share_alike", "use_restrictions", "unreviewed", "attribution"})
 """Kinds of problem that another ``card.licence`` can solve."""
 
@@ -132,6 +134,9 @@ def examine(
     distinct = _by_id(cards)
     target = _target(recipe)
     found = list(_promises(recipe, distinct))
+    if recipe.distil is not None:
+        terms = recipe.distil.teacher.licence
+        found += teacher_problems(recipe.card.licence, terms, published_name(recipe))
     for loaded in distinct.values():
         found += rights_problems(loaded.card)
         found += generator_problems(loaded.card)
@@ -151,7 +156,7 @@ def examine(
     every = [*verdicts.refused, *verdicts.open_questions]
     places = {
         problem: where(problem.at)
-        if problem.source == BASE
+        if problem.source in _MODELS
         else _in_card(distinct[problem.source], problem.at)
         for problem in every
     }
@@ -196,14 +201,14 @@ def _by_id(cards: Sequence[LoadedCard]) -> dict[str, LoadedCard]:
     """The cards by id, each once: a card may be named for several splits.
 
     Raises:
-        CardError: two cards have one id, or one is called as the base model is.
+        CardError: two cards have one id, or one is called as the base model or a teacher is.
     """
     found: dict[str, LoadedCard] = {}
     for loaded in cards:
         known = found.setdefault(loaded.card.id, loaded)
-        taken = loaded.card.id == BASE
+        taken = loaded.card.id in _MODELS
         if taken or Path(known.path).resolve() != Path(loaded.path).resolve():
-            other = "the base model" if taken else str(known.path)
+            other = _MODELS[loaded.card.id] if taken else str(known.path)
             place = _in_card(loaded, ("id",))
             raise CardError(
                 [

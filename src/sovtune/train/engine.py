@@ -41,6 +41,7 @@ from sovtune.train.rows import FlatCollator, PaddedCollator
 from sovtune.train.settings import check_settings, layer_settings, tracker_environment, trainer_settings
 from sovtune.train.sharding import begin_deepspeed, shard_base, whole_weights
 from sovtune.train.shared_steps import SharingTrainer, micro_batches_per_step
+from sovtune.train.taught import TaughtStore
 from sovtune.train.watch import Progress, StepCounts, StepMetrics, Watch
 
 CHECKPOINTS = "checkpoints"
@@ -64,6 +65,8 @@ class TrainJob:
     say: Callable[[str], None] = lambda line: None
     group: Group = ALONE
     stop_file: Path | None = None
+    taught: TaughtStore | None = None
+    """What a teacher finds likely in the rows, with ``recipe.distil``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,17 +119,21 @@ class Trainer(SharingTrainer):
         supervised = int((labels != -100).sum())
         total = float(num_items_in_batch) if num_items_in_batch is not None else float(max(supervised, 1))
         self.counts.supervised += supervised
-        smoothing, z_weight = self.train_section.finer.label_smoothing, self.train_section.finer.z_loss
-        shape: dict[str, Any] = {"smoothing": smoothing, "z_weight": z_weight}
         self.counts.tokens += labels.numel() if self.fast else int(inputs["attention_mask"].sum())
         ids = {name: value for name, value in inputs.items() if name != "labels"}
+        return self._sum_of_losses(model, ids, labels) / total
+
+    def _sum_of_losses(self, model: Any, ids: dict[str, Any], labels: Tensor) -> Tensor:
+        """Of a micro-batch, in nats."""
+        finer = self.train_section.finer
+        shape: dict[str, Any] = {"smoothing": finer.label_smoothing, "z_weight": finer.z_loss}
         if self.fast:
-            return next_token_loss(*self._states(model, ids), labels, **shape) / total
+            return next_token_loss(*self._states(model, ids), labels, **shape)
         if self.kernels.loss != "torch":
-            return head_loss(self.kernels.loss, *self._states(model, ids), labels, **shape) / total
-        if smoothing or z_weight:
-            return logits_loss(model(**ids, use_cache=False).logits, labels, **shape) / total
-        loss: Tensor = model(**inputs, num_items_in_batch=total, use_cache=False).loss
+            return head_loss(self.kernels.loss, *self._states(model, ids), labels, **shape)
+        if any(shape.values()):
+            return logits_loss(model(**ids, use_cache=False).logits, labels, **shape)
+        loss: Tensor = model(**ids, labels=labels, num_items_in_batch=1.0, use_cache=False).loss
         return loss
 
     def _states(self, model: Any, ids: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -308,19 +315,27 @@ def _trainer(
     exact = [
         (parameter, parameter.data) for parameter in loaded.model.parameters() if parameter.requires_grad
     ]
-    preference = preference_settings(job.recipe)
-    if preference is None:
-        trainer = Trainer(**common)
-    else:
-        from sovtune.train.judged_trainer import judged_trainer  # it builds on this module
-
-        trainer = judged_trainer(job, loaded, preference, common)
+    trainer = _of_method(job, loaded, common)
     trainer.remove_callback(PrinterCallback)  # the watch reports; stdout belongs to results
     for parameter, data in exact:
         parameter.data = data
     if strategy == "fsdp2":  # after the reference, which the first process measures alone
         shard_base(loaded.model, job.group, loaded.device)
     return trainer
+
+
+def _of_method(job: TrainJob, loaded: LoadedModel, common: dict[str, Any]) -> Trainer:
+    """The trainer of the recipe's method, with a teacher or without; the others build on this module."""
+    preference = preference_settings(job.recipe)
+    if preference is not None:
+        from sovtune.train.judged_trainer import judged_trainer
+
+        return judged_trainer(job, loaded, preference, common)
+    if job.recipe.distil is not None and job.taught is not None:
+        from sovtune.train.distilled_trainer import distilled_trainer
+
+        return distilled_trainer(job, job.recipe.distil, job.taught, common)
+    return Trainer(**common)
 
 
 def _guarded(trainer: Trainer, start: Path | None, watch: Watch, job: TrainJob) -> None:

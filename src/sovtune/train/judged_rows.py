@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,22 +10,13 @@ from torch.utils.data import Dataset
 
 from sovtune.errors import DataRefused
 from sovtune.fastpath.loss import IGNORE
-from sovtune.train.rows import FlatCollator, PaddedCollator, Row
+from sovtune.train.rows import FlatCollator, PaddedCollator, Row, digest
 
 MANY_WITHOUT = 0.5
 """Share of the steps from which answers to a single prompt are no accident of the data."""
 
 JudgedRow = dict[str, Any]
 """A ``Row`` with ``good`` (kto), ``reference`` (log-probabilities of its answers) and ``mismatched`` (kto)."""
-
-
-def digest(row: Row) -> str:
-    """What a row is, for the cache of reference log-probabilities: ids, labels and lengths as 32 hex digits."""
-    content = hashlib.blake2b(digest_size=16)
-    for name in ("input_ids", "labels", "lengths"):
-        values = array("q", row[name])
-        content.update(len(values).to_bytes(8, "little") + values.tobytes())
-    return content.hexdigest()
 
 
 class JudgedRows(Dataset[JudgedRow]):

@@ -1,4 +1,4 @@
-"""What the loss is besides cross entropy: label smoothing, z-loss, and noise on embeddings (NEFTune)."""
+"""What the loss is besides cross entropy: label smoothing, z-loss, a teacher, and noise on embeddings (NEFTune)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
+
+from sovtune.fastpath.distil_loss import Shape, Taught, divergence
 
 
 def logits_loss(logits: Tensor, labels: Tensor, *, smoothing: float, z_weight: float) -> Tensor:
@@ -27,6 +29,23 @@ def logits_loss(logits: Tensor, labels: Tensor, *, smoothing: float, z_weight: f
     if z_weight:
         total = total + z_weight * torch.logsumexp(scores, -1).square().sum()
     return total
+
+
+def logits_distillation(logits: Tensor, labels: Tensor, taught: Taught, shape: Shape) -> Tensor:
+    """Sum of the losses with a teacher from logits, for the plain engine; ``fastpath.distil_loss`` has the formula.
+
+    Args:
+        logits: [B, L, V], in any dtype; sums are made in fp32.
+        labels: [B, L]; -100 = no loss.
+        taught: the teacher at the places with a label, in their order.
+        shape: weight and temperature.
+    """
+    targets = labels[:, 1:].reshape(-1)
+    supervised = targets != -100
+    scores = logits[:, :-1].reshape(-1, logits.shape[-1])[supervised].float()
+    of_text = F.cross_entropy(scores, targets[supervised], reduction="sum")
+    of_teacher = divergence(torch.log_softmax(scores / shape.temperature, -1), taught).sum()
+    return (1 - shape.weight) * of_text + shape.weight * shape.temperature**2 * of_teacher
 
 
 def document_lengths(inputs: dict[str, Any]) -> Tensor:

@@ -37,7 +37,9 @@ _MESSAGES = re.compile(
 )
 """What allocators say in a plain RuntimeError: torch's on Linux, Windows and other devices, C++ itself, and oneDNN,
 which makes code and buffers for each new product and gives no reason (a shape it cannot do fails at the descriptor)."""
-_PER_DOCUMENT = ("reference", "good")
+_PER_TOKEN = ("input_ids", "labels", "taught")
+_PER_DOCUMENT = ("lengths", "reference", "good")
+"""Keys of a row with a value for each token, and for each document."""
 BOOT, KILLS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/vmstat")
 
 
@@ -76,10 +78,9 @@ def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]] | None:
     cut = min(cuts, key=lambda at: abs(2 * sum(lengths[:at]) - total))
     tokens = sum(lengths[:cut])
     first, second = {"mismatched": None}, {"mismatched": None}  # read before the step began
-    for name in ("input_ids", "labels"):
-        first[name], second[name] = row[name][:tokens], row[name][tokens:]
-    for name in ("lengths", *(name for name in _PER_DOCUMENT if name in row)):
-        first[name], second[name] = row[name][:cut], row[name][cut:]
+    for names, at in ((_PER_TOKEN, tokens), (_PER_DOCUMENT, cut)):
+        for name in row.keys() & names:
+            first[name], second[name] = row[name][:at], row[name][at:]
     if "mismatched" not in row:
         del first["mismatched"], second["mismatched"]
     return [first], [second]  # type: ignore[list-item]  # rows of judged answers have more keys

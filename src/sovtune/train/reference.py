@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from sovtune.train.judged_rows import digest
-from sovtune.train.rows import Row
+from sovtune.train.rows import Row, digest
 
 REFERENCE = "reference.jsonl"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +16,16 @@ Row = dict[str, list[int]]
 """One packed row: ``input_ids`` and ``labels`` of all its documents in sequence, ``lengths`` of the documents."""
 
 
-def _mask_first_tokens(labels: list[int], lengths: Sequence[int]) -> list[int]:
+def digest(row: Row) -> str:
+    """What a row is, for what was measured on it and is kept: ids, labels and lengths as 32 hex digits."""
+    content = hashlib.blake2b(digest_size=16)
+    for name in ("input_ids", "labels", "lengths"):
+        values = array("q", row[name])
+        content.update(len(values).to_bytes(8, "little") + values.tobytes())
+    return content.hexdigest()
+
+
+def mask_first_tokens(labels: list[int], lengths: Sequence[int]) -> list[int]:
     """The first token of a document is predicted by nothing (in a flat row: by the document before it)."""
     masked = list(labels)
     start = 0
@@ -35,7 +46,7 @@ class FlatCollator:
         bounds = [0]
         for row in rows:
             ids += row["input_ids"]
-            labels += _mask_first_tokens(row["labels"], row["lengths"])
+            labels += mask_first_tokens(row["labels"], row["lengths"])
             for length in row["lengths"]:
                 positions += range(length)
                 bounds.append(bounds[-1] + length)
@@ -61,7 +72,7 @@ class PaddedCollator:
         """Returns input_ids, labels, attention_mask [B, longest]."""
         documents: list[tuple[list[int], list[int]]] = []
         for row in rows:
-            labels = _mask_first_tokens(row["labels"], row["lengths"])
+            labels = mask_first_tokens(row["labels"], row["lengths"])
             start = 0
             for length in row["lengths"]:
                 documents.append((row["input_ids"][start : start + length], labels[start : start + length]))
