@@ -17,6 +17,7 @@ _NAMES: dict[Kind, tuple[str, str]] = {
     "scan": ("work folder of a scan that was not finished", "work folders of scans that were not finished"),
     "rows": ("set of prepared rows", "sets of prepared rows"),
     "scores": ("measurement of a base", "measurements of bases"),
+    "taught": ("teacher's word on rows", "teachers' words on rows"),
     "leftover": ("leaving of an unfinished run", "leavings of unfinished runs"),
 }
 

@@ -328,7 +328,7 @@ def clean(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Empty the caches of what is old: parts of the data gate, unfinished scans, prepared rows, scores of bases.
+    """Empty the caches of what is old: shards and scans of the data gate, rows, scores of bases, teachers' words.
 
     They lie below $SOVTUNE_HOME and are made again when they are needed. What a run is using stays, and so do
     downloaded bases. After each run, parts of the gate that were not used for 30 days go by themselves. With --json:

@@ -190,8 +190,12 @@ def load_teacher(recipe: Recipe, quantisation: Quantisation, folder: Path) -> Lo
     Raises:
         EnvironmentFault: see ``load_base``.
     """
+    from sovtune.fastpath.four_bit import keep_as_stored
+
     device, reasons = pick_device(recipe.train.run.device), teacher_blockers(recipe, folder)
     model = load_base(folder, quantisation, device, attention=_attention(not reasons)).eval()
+    if device == "cpu":
+        keep_as_stored(model)
     notes = tuple(f"plain engine: {reason}" for reason in reasons)
     return _loaded(model, device, fast=not reasons, notes=notes, targets=())
 
@@ -301,6 +305,8 @@ def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
     blockers += recipe.launch.blockers
     if recipe.distil is not None:
         blockers.append("the recipe has a teacher")
+    if _head_has_bias(folder):
+        blockers.append("the output layer has a bias")
     finer = recipe.train.finer
     return choose_kernels(
         capability=torch.cuda.get_device_capability(),
@@ -309,6 +315,12 @@ def _gpu_kernels(recipe: Recipe, folder: Path) -> Kernels:
         loss_blockers=blockers,
         shaped_loss=bool(finer.label_smoothing or finer.z_loss),
     )
+
+
+def _head_has_bias(folder: Path) -> bool:
+    """Whether logits are more than a product with the output layer's weight, as those of phi are."""
+    with lazy_tensors(folder) as tensors:
+        return "lm_head.bias" in tensors
 
 
 def _attention(fast: bool) -> str:

@@ -16,7 +16,7 @@ from sovtune.machine import Machine, this_machine
 from sovtune.memory import PROMPTS_AT_ONCE, Need, Workload, need
 from sovtune.plan_changes import Situation, changes_until
 from sovtune.plan_cost import Speed, cost, previous_speed, work_flop
-from sovtune.plan_teacher import PHASE, cost_with_teacher, with_teacher
+from sovtune.plan_teacher import PHASE, READ_AT_ONCE, cost_with_teacher, with_teacher
 from sovtune.recipe import Recipe
 from sovtune.recipe_train import Train
 from sovtune.records import Plan, PlanChange
@@ -248,7 +248,7 @@ def _need_of(
             return found
         reading = replace(
             load,
-            tokens=max(TOKENS_AT_ONCE[place.device], recipe.train.rows.max_length),
+            tokens=max(READ_AT_ONCE[place.device], recipe.train.rows.max_length),
             fast=not (teacher.config_blockers or load.gpu or recipe.train.run.engine == "plain"),
             number_bytes=NUMBER_BYTES[recipe.distil.teacher.quantisation.compute],
             full=False,

@@ -7,8 +7,8 @@ from dataclasses import replace
 from sovtune.architecture import BaseFacts
 from sovtune.memory import (
     FP32,
-    IMPORTED,
     LOSS_AT_ONCE,
+    RUNTIME,
     RUNTIME_GPU,
     Need,
     Workload,
@@ -23,6 +23,11 @@ from sovtune.recipe import Recipe
 from sovtune.recipe_distil import Distil
 
 PHASE = "teacher"
+READ_AT_ONCE = {"cpu": 1024, "cuda": 4096}
+"""Tokens that a teacher reads at once: nothing is learnt, so that more would save little and take memory."""
+HELD = 0.6
+"""Freed memory that is held between rows, as a share of what reading makes: within -3 and +5 % of the peaks that
+scripts/bench_teacher.py measures (SmolLM2-135M and Qwen2.5-Coder-1.5B, in bf16 and in NF4)."""
 COPIES = 4
 """Log-probabilities, those without the kept tokens, what sums them up, and in bf16 a copy of the logits, in fp32."""
 
@@ -45,16 +50,14 @@ def reading_bytes(teacher: BaseFacts, section: Distil, load: Workload) -> int:
     """Peak of a process in which the teacher is loaded and reads; nothing is kept for a backward pass."""
     load = replace(load, tokens=filled_up(load.tokens) if load.fast else load.tokens)
     quantisation, width = section.teacher.quantisation, load.number_bytes
-    if load.fast:
-        logits = chunk_bytes(teacher, load)
-    else:
-        logits = 2 * load.tokens * teacher.vocabulary * width
+    # The plain engine needs all logits where a base does something to them; it is counted as if all of them did.
+    logits = chunk_bytes(teacher, load) if load.fast else 2 * load.tokens * teacher.vocabulary * width
     at_once = max(LOSS_AT_ONCE, teacher.vocabulary)
     reading = scratch_bytes(teacher, quantisation, load) + logits + COPIES * at_once * FP32
     reading += 4 * load.tokens * teacher.hidden * FP32  # the hidden state, its norm, and a layer's output
     weights = sum(stored_weights(teacher, quantisation, load).values())
-    runtime = RUNTIME_GPU if load.gpu else IMPORTED
-    return runtime + weights + max(quantising_bytes(teacher, quantisation), reading)
+    runtime = RUNTIME_GPU if load.gpu else RUNTIME
+    return runtime + weights + max(quantising_bytes(teacher, quantisation), round((1 + HELD) * reading))
 
 
 def cost_with_teacher(

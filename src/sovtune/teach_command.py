@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sovtune.base import ResolvedBase, cache_home
 from sovtune.errors import EnvironmentFault, UsageError
 from sovtune.figures import duration, share
-from sovtune.plan import TOKENS_AT_ONCE, read_base_facts
+from sovtune.plan import read_base_facts
+from sovtune.plan_teacher import READ_AT_ONCE
 from sovtune.progress import Reporter
 from sovtune.recipe import Recipe
 from sovtune.recipe_distil import Distil
@@ -107,7 +108,7 @@ def taught(
         group.wait()
         store = TaughtStore(folder, lesson.section.top)
         record = _record(lesson, store.covered(names), asked, time.monotonic() - begun, about["engine"])
-        if group.leads:
+        if asked or group.world == 1:
             of = (
                 f"{asked:,} of {len(rows):,} rows read"
                 if asked
@@ -127,7 +128,7 @@ def _check_top(lesson: Lesson) -> None:
             f"{top} tokens are to be kept of a vocabulary of {words}",
             where="distil.top",
             why="all others count as one token, so that one at least must be left",
-            fix="write a smaller distil.top; for example 64",
+            fix="write a smaller distil.top, such as 64",
         )
 
 
@@ -145,7 +146,7 @@ def _ask(lesson: Lesson, rows: Iterable[Row], count: int, store: TaughtStore, re
         for note in loaded.notes:
             report.say(f"teacher: {note}")
         teacher = Teacher(loaded.model, fast=loaded.fast, section=lesson.section, words=lesson.words)
-        for done in store.add(grouped(rows, TOKENS_AT_ONCE[loaded.device]), teacher):
+        for done in store.add(grouped(rows, READ_AT_ONCE[loaded.device]), teacher):
             report.update(done, count, "rows read by the teacher")
     del loaded, teacher
     release_freed_memory()

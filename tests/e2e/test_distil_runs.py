@@ -165,6 +165,7 @@ def test_what_the_teacher_said_can_be_cleaned_away(finished):
     assert list(taught.iterdir())
     cleaned = sovtune("data", "clean", "--older-than", "0", folder=recipe.parent)
     assert cleaned.returncode == 0, cleaned.stderr
+    assert "teachers' words on rows" in cleaned.stdout
     assert not list(taught.iterdir())
 
 

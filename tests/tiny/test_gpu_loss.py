@@ -76,3 +76,18 @@ def test_the_engine_trains_as_with_logits(base, tmp_path, monkeypatch, kernel, p
     other = train(recipe, base, tmp_path / "other", ROWS, steps=3)
     assert losses(other) == pytest.approx(losses(usual), rel=1e-5)
     assert len(seen) >= 3
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("qwen2", "cut"), ("phi", "torch")])
+def test_an_output_layer_with_a_bias_keeps_torchs_loss(tmp_path, monkeypatch, kind, loss):
+    """The packages multiply with its weight alone: phi would learn from other logits than it has."""
+    from functools import partial
+
+    from sovtune import model
+    from sovtune.gpu_kernels import choose_kernels
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(model, "choose_kernels", partial(choose_kernels, installed=lambda name: "1.0"))
+    kernels = model._gpu_kernels(make_recipe(compute="bfloat16"), make_base(tmp_path / kind, kind))
+    assert kernels.loss == loss
+    assert ("loss: torch (the output layer has a bias)" in kernels.notes) is (kind == "phi")

@@ -27,18 +27,12 @@ LENGTH_STEP = 32
 """Documents whose lengths round up to the same multiple of this are computed together: a row of short dialogues is a
 few batches then, where one by one most of the time went into starting small products, each of a shape of its own
 (fastpath.shapes says what that costs)."""
-_masks: dict[tuple[int, int, torch.dtype], Tensor] = {}
-_MASKS_KEPT = 512
 
 
-def _causal_mask(queries: int, keys: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask for the last ``queries`` of ``keys`` positions: 0 where a query may look, -inf elsewhere."""
-    key = (queries, keys, dtype)
-    if key not in _masks:
-        if len(_masks) >= _MASKS_KEPT:
-            _masks.clear()
-        _masks[key] = torch.full((queries, keys), float("-inf"), dtype=dtype).triu(keys - queries + 1)
-    return _masks[key]
+@lru_cache(maxsize=512)
+def _causal_mask(queries: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask of queries over their own positions: 0 where one may look, -inf elsewhere."""
+    return torch.full((queries, queries), float("-inf"), dtype=dtype).triu(1)
 
 
 def _by_kv_head(x: Tensor, start: int, end: int, kv_heads: int) -> Tensor:
@@ -175,7 +169,8 @@ def _probabilities(q: Tensor, k: Tensor, group: int, scale: float) -> Tensor:
     """Of queries [B, G * queries, D] that are the last of the keys [B, keys, D]: [B, G * queries, keys]."""
     keys = k.shape[1]
     scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale).view(len(q), group, -1, keys)
-    scores.add_(_causal_mask(scores.shape[2], keys, scores.dtype))
+    queries = scores.shape[2]
+    scores[..., keys - queries :].add_(_causal_mask(queries, scores.dtype))  # all may look at earlier keys
     return torch.softmax(scores, -1).view(len(q), -1, keys)  # the kernel accumulates in fp32
 
 
