@@ -177,13 +177,6 @@ def load_with_adapter(
     return _loaded(model, place, fast=not reasons, notes=tuple(reasons), targets=())
 
 
-def teacher_blockers(recipe: Recipe, folder: Path) -> list[str]:
-    """Why the teacher in this folder is asked by the plain engine; empty when it is not."""
-    if recipe.train.run.engine == "plain":
-        return ["asked for by train.run.engine"]
-    return _fast_blockers(folder, pick_device(recipe.train.run.device), dropout=0.0, head_trained=False)
-
-
 def load_teacher(recipe: Recipe, quantisation: Quantisation, folder: Path) -> LoadedModel:
     """A model that is asked and never trained.
 
@@ -192,7 +185,11 @@ def load_teacher(recipe: Recipe, quantisation: Quantisation, folder: Path) -> Lo
     """
     from sovtune.fastpath.four_bit import keep_as_stored
 
-    device, reasons = pick_device(recipe.train.run.device), teacher_blockers(recipe, folder)
+    device = pick_device(recipe.train.run.device)
+    if recipe.train.run.engine == "plain":
+        reasons = ["asked for by train.run.engine"]
+    else:
+        reasons = _fast_blockers(folder, device, dropout=0.0, head_trained=False)
     model = load_base(folder, quantisation, device, attention=_attention(not reasons)).eval()
     if device == "cpu":
         keep_as_stored(model)

@@ -28,6 +28,8 @@ READ_AT_ONCE = {"cpu": 1024, "cuda": 4096}
 HELD = 0.6
 """Freed memory that is held between rows, as a share of what reading makes: within -3 and +5 % of the peaks that
 scripts/bench_teacher.py measures (SmolLM2-135M and Qwen2.5-Coder-1.5B, in bf16 and in NF4)."""
+BYTES = 4
+"""Of an id and of a log-probability, as train.taught writes them."""
 COPIES = 4
 """Log-probabilities, those without the kept tokens, what sums them up, and in bf16 a copy of the logits, in fp32."""
 
@@ -83,7 +85,11 @@ def cost_with_teacher(
     head = teacher.vocabulary * teacher.hidden * supervised
     share = read * 2 * (teacher.linear + attention + head)
     share /= work_flop(recipe, facts, trained, supervised=supervised)
-    note = f"the teacher's reading is {share:.0%} of the training; rows that it has read before cost nothing"
+    written = read * supervised * (2 * recipe.distil.top + 1) * BYTES if recipe.distil is not None else 0
+    note = (
+        f"the teacher's reading is {share:.0%} of the training and takes {written / 1e9:.1f} GB of the cache; "
+        "rows that it has read before cost nothing"
+    )
     return Cost(
         seconds=None if spent.seconds is None else spent.seconds * (1 + share),
         energy_kwh=None if spent.energy_kwh is None else spent.energy_kwh * (1 + share),

@@ -202,7 +202,6 @@ class TeacherRecord:
     content_sha256: str
     parameters: int
     quantisation: str
-    engine: str
     weight: float
     temperature: float
     top: int

@@ -44,8 +44,8 @@ class Lesson:
         """Tokens that the base can write."""
         return read_base_facts(self.base).vocabulary
 
-    def about(self, *, fast: bool) -> dict[str, Any]:
-        """All that the teacher's numbers depend on, but for rounding on other processors."""
+    def about(self) -> dict[str, Any]:
+        """All that the teacher's numbers depend on, but for rounding on other processors and by the plain engine."""
         return {
             "teacher": self.teacher.record.model,
             "content_sha256": self.teacher.record.content_sha256,
@@ -53,7 +53,6 @@ class Lesson:
             "temperature": self.section.temperature,
             "top": self.section.top,
             "vocabulary": self.words,
-            "engine": "fast" if fast else "plain",
         }
 
 
@@ -88,12 +87,10 @@ def taught(
         return
     _check_top(lesson)
     from sovtune.data.caches import TAUGHT, held, writing
-    from sovtune.model import teacher_blockers
     from sovtune.train.rows import digest
     from sovtune.train.taught import TaughtStore
 
-    about = lesson.about(fast=not teacher_blockers(lesson.recipe, lesson.teacher.folder))
-    text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(lesson.about(), indent=2, sort_keys=True) + "\n"
     folder = cache_home() / TAUGHT / hashlib.sha256(text.encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     begun, asked = time.monotonic(), 0
@@ -107,7 +104,7 @@ def taught(
                 asked = _ask(lesson, (rows[at] for at in missing), len(missing), store, report)
         group.wait()
         store = TaughtStore(folder, lesson.section.top)
-        record = _record(lesson, store.covered(names), asked, time.monotonic() - begun, about["engine"])
+        record = _record(lesson, store.covered(names), asked, time.monotonic() - begun)
         if asked or group.world == 1:
             of = (
                 f"{asked:,} of {len(rows):,} rows read"
@@ -153,7 +150,7 @@ def _ask(lesson: Lesson, rows: Iterable[Row], count: int, store: TaughtStore, re
     return count
 
 
-def _record(lesson: Lesson, covered: float, asked: int, seconds: float, engine: str) -> TeacherRecord:
+def _record(lesson: Lesson, covered: float, asked: int, seconds: float) -> TeacherRecord:
     section, record = lesson.section, lesson.teacher.record
     return TeacherRecord(
         model=record.model,
@@ -162,7 +159,6 @@ def _record(lesson: Lesson, covered: float, asked: int, seconds: float, engine: 
         content_sha256=record.content_sha256,
         parameters=record.parameters,
         quantisation=section.teacher.quantisation.kind,
-        engine=engine,
         weight=section.weight,
         temperature=section.temperature,
         top=section.top,

@@ -47,7 +47,7 @@ def test_the_teacher_is_in_the_card_the_record_and_the_lock(finished):
     assert "| Teacher | test/large at v2, 0 M parameters not quantised, Apache-2.0, content hash " in card
     assert "test/large at v2" in (run_dir / "report.html").read_text(encoding="utf-8")
     record = json.loads((run_dir / "train.json").read_text(encoding="utf-8"))["teacher"]
-    assert (record["rows_asked"], record["engine"], record["weight"]) == (8, "fast", 0.7)
+    assert (record["rows_asked"], record["weight"], record["quantisation"]) == (8, 0.7, "none")
     assert 0 < record["covered"] < 1
     lock = yaml.safe_load((run_dir / "recipe.lock.yaml").read_text(encoding="utf-8"))
     assert lock["facts"]["teacher"]["content_sha256"] == record["content_sha256"]
@@ -62,6 +62,16 @@ def test_a_second_run_asks_only_about_new_rows(finished):
     assert "loading the teacher" not in same.stderr
     runs = recipe.parent / "runs"
     assert step_losses(runs / "same") == step_losses(runs / "tiny-run")
+    plain = (
+        "--set",
+        "name=plain",
+        "--set",
+        "train.run.engine=plain",
+    )  # what another machine's engine has read counts
+    slower = sovtune("train", recipe, *plain, folder=recipe.parent)
+    assert slower.returncode == 0, slower.stderr
+    assert "all 8 rows were read before" in slower.stderr
+    assert step_losses(runs / "plain") == pytest.approx(step_losses(runs / "same"), abs=2e-2)
     more = sovtune("train", recipe, "--set", "name=more", "--set", "train.steps=12", folder=recipe.parent)
     assert more.returncode == 0, more.stderr
     assert "4 of 12 rows read" in more.stderr

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 import torch
 from datasets import Dataset
+from rich.console import Console
 
+from sovtune import teach_command
+from sovtune.base import resolve
+from sovtune.errors import EnvironmentFault
 from sovtune.fastpath.distil_loss import Shape, Taught, distillation_loss
 from sovtune.fastpath.loss import next_token_loss
 from sovtune.model import load_teacher
+from sovtune.progress import Reporter
 from sovtune.recipe import Recipe
-from sovtune.recipe_base import Quantisation
+from sovtune.recipe_base import Base, Mirror, Quantisation
+from sovtune.train.group import ALONE
 from sovtune.train.out_of_memory import pieces
 from sovtune.train.rows import FlatCollator, PaddedCollator, digest
 from sovtune.train.taught import TaughtCollator, TaughtRows, TaughtStore, learnt_places
@@ -179,6 +186,16 @@ def test_what_a_killed_process_left_is_gone_on_from(models, tmp_path):
     assert straight.covered(names_of(rows)) == TaughtStore(tmp_path / "broken", TOP).covered(names_of(rows))
 
 
+@pytest.mark.parametrize("places", [[], [4], [2, 3, 4], [7, 8, 0, 1, 1, 5], list(range(20))])
+def test_any_places_can_be_read(models, tmp_path, places):
+    _, teacher = models
+    store = read(taught_recipe(), teacher, make_rows(4), tmp_path / "store")
+    whole = store.at(range(store.places))
+    for part, of in zip(store.at(places), whole, strict=True):
+        assert part.shape == (len(places), of.shape[1])
+        assert (part == of[places]).all()
+
+
 def test_only_new_rows_are_asked_about(models, tmp_path):
     _, teacher = models
     recipe, rows = taught_recipe(), make_rows(6)
@@ -224,3 +241,28 @@ def test_the_list_is_plain(models, tmp_path):
     assert [entry["places"] for entry in listed] == [sum(learnt_places(row)) for row in rows]
     assert (tmp_path / "store" / "ids.bin").stat().st_size == 4 * TOP * store.places
     assert (tmp_path / "store" / "log_probs.bin").stat().st_size == 4 * (TOP + 1) * store.places
+
+
+def test_a_lack_of_memory_is_named(models, tmp_path, monkeypatch):
+    """With the allocator's error in the place where the teacher is loaded; what was read before stays."""
+    base, teacher = models
+    monkeypatch.setenv("SOVTUNE_HOME", str(tmp_path / "home"))
+    section = Base(
+        model="test/large", revision="main", licence="Apache-2.0", mirrors=(Mirror(folder=str(teacher)),)
+    )
+    recipe = taught_recipe()
+    lesson = teach_command.Lesson(
+        recipe=recipe, section=recipe.distil, base=base, teacher=resolve(section, root=tmp_path)
+    )
+    report = Reporter(Console(file=io.StringIO()))
+
+    def no_room(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr("sovtune.model.load_teacher", no_room)
+    with (
+        pytest.raises(EnvironmentFault, match="while the teacher reads the rows") as caught,
+        teach_command.taught(lesson, make_rows(2), ALONE, report),
+    ):
+        pass
+    assert "distil.teacher.quantisation.kind: nf4" in caught.value.fix

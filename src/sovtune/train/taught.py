@@ -47,8 +47,6 @@ class TaughtStore:
         folder.mkdir(parents=True, exist_ok=True)
         for name, count in self._listed():
             self._note(name, count)
-        self._ids: Tensor | None = None
-        self._log_probs: Tensor | None = None
 
     def missing(self, names: Sequence[str]) -> list[int]:
         """Which of the rows are not known yet, each once, in their order; by digest."""
@@ -98,11 +96,8 @@ class TaughtStore:
 
     def at(self, places: Sequence[int]) -> Taught:
         """The teacher at some places of the store."""
-        if self._ids is None or self._log_probs is None:
-            self._ids = self._mapped(IDS, torch.int32, self.top)
-            self._log_probs = self._mapped(LOG_PROBS, torch.float32, self.top + 1)
-        wanted = torch.tensor(places, dtype=torch.long)
-        return Taught(self._ids[wanted].long(), self._log_probs[wanted])
+        ids = self._read(IDS, torch.int32, self.top, places)
+        return Taught(ids.long(), self._read(LOG_PROBS, torch.float32, self.top + 1, places))
 
     def covered(self, names: Sequence[str]) -> float:
         """Mean probability that the teacher gives to the tokens kept, over the learnt places of rows by digest."""
@@ -113,10 +108,15 @@ class TaughtStore:
             count += len(left)
         return total / max(count, 1)
 
-    def _mapped(self, name: str, dtype: torch.dtype, width: int) -> Tensor:
-        path = str(self.folder / name)
-        whole = torch.from_file(path, shared=False, size=self.places * width, dtype=dtype)
-        return whole.view(-1, width)
+    def _read(self, name: str, dtype: torch.dtype, width: int, places: Sequence[int]) -> Tensor:
+        """Lines of a file. Mapped into memory, all that was ever read would count as this process's."""
+        parts = [torch.empty(0, width, dtype=dtype)]
+        with (self.folder / name).open("rb") as stream:
+            for run in _runs(places):
+                stream.seek(run.start * width * BYTES)
+                held = bytearray(stream.read(len(run) * width * BYTES))
+                parts.append(torch.frombuffer(held, dtype=dtype).view(-1, width))
+        return torch.cat(parts)
 
     def _listed(self) -> Iterator[tuple[str, int]]:
         """Rows whose numbers are on disk. A last line that a kill cut in half is left out."""
@@ -144,6 +144,20 @@ class TaughtStore:
             "".join(_line(name, len(span)) for name, span in self.spans.items()), encoding="utf-8"
         )
         os.replace(part, self.folder / LIST)
+
+
+def _runs(places: Sequence[int]) -> Iterator[range]:
+    """Places that follow on each other, together."""
+    run = range(0)
+    for place in places:
+        if run and place == run.stop:
+            run = range(run.start, place + 1)
+            continue
+        if run:
+            yield run
+        run = range(place, place + 1)
+    if run:
+        yield run
 
 
 def _line(name: str, places: int) -> str:
