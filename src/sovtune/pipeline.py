@@ -28,6 +28,7 @@ from sovtune.records import (
 )
 from sovtune.runs import RunFolder, alone, open_run, write_atomic
 from sovtune.stack import import_stack
+from sovtune.teach_command import at_the_teacher
 from sovtune.train_command import (
     RunOptions,
     State,
@@ -172,7 +173,8 @@ def _resolve_teacher(
     if loaded.recipe.distil is None:
         return None
     report.stage("teacher")
-    teacher = _resolve(loaded.recipe.distil.teacher, loaded, report, offline=offline)
+    with at_the_teacher():
+        teacher = _resolve(loaded.recipe.distil.teacher, loaded, report, offline=offline)
     check_same_tokens(base.folder, teacher.folder)
     return teacher
 

@@ -29,6 +29,7 @@ from sovtune.recipe import Recipe
 from sovtune.recipe_file import EXTENDS, LoadedRecipe, load_recipe
 from sovtune.records import DataReport, Plan, PlanChange
 from sovtune.runs import write_result
+from sovtune.teach_command import at_the_teacher
 from sovtune.yaml_write import yaml_lines
 
 Say = Callable[[str], None]
@@ -103,7 +104,8 @@ def plan_recipe(loaded: LoadedRecipe, options: PlanOptions, say: Say = lambda li
     place = named_machine(options.gpu) if options.gpu else this_machine(recipe.train.run.device)
     teacher = None
     if recipe.distil is not None:
-        teacher = read_base_facts(locate(recipe.distil.teacher, loaded.root).folder)
+        with at_the_teacher():
+            teacher = read_base_facts(locate(recipe.distil.teacher, loaded.root).folder)
     speed = None if options.gpu else previous_speed(options.runs_dir, facts)
     if options.probe:
         whole = resolve(recipe.base, root=loaded.root, offline=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovtune.base import ResolvedBase, cache_home
-from sovtune.errors import EnvironmentFault, UsageError
+from sovtune.errors import BaseUnavailable, EnvironmentFault, UsageError
 from sovtune.figures import duration, share
 from sovtune.plan import read_base_facts
 from sovtune.plan_teacher import READ_AT_ONCE
@@ -62,6 +62,17 @@ class Learnt:
 
     store: TaughtStore
     record: TeacherRecord
+
+
+@contextmanager
+def at_the_teacher() -> Iterator[None]:
+    """Errors about a base that are raised within name the teacher's part of the recipe."""
+    try:
+        yield
+    except BaseUnavailable as error:
+        if error.where is not None and error.where.startswith("base."):
+            error.where = f"distil.teacher.{error.where.removeprefix('base.')}"
+        raise
 
 
 @contextmanager

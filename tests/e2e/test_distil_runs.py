@@ -105,6 +105,19 @@ def test_an_interrupted_run_goes_on_with_its_teacher(tmp_path):
     assert step_losses(tmp_path / "runs" / "tiny-run") == step_losses(tmp_path / "runs" / "straight")
 
 
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_teacher_that_is_not_there_is_told_from_the_base(finished, command):
+    recipe, _ = finished
+    gone = ("--set", "distil.teacher.mirrors=[{folder: gone}]", "--set", "name=gone")
+    refused = sovtune(command, recipe, *gone, folder=recipe.parent)
+    assert refused.returncode == 3
+    assert "distil.teacher.mirrors: test/large at v2 " in refused.stderr
+    other = ("--set", f"distil.teacher.content_sha256={'a' * 64}", "--set", "name=other")
+    refused = sovtune(command, recipe, *other, folder=recipe.parent)
+    assert refused.returncode == 3
+    assert "distil.teacher.content_sha256: test/large from folder " in refused.stderr
+
+
 def test_a_teacher_with_other_tokens_is_refused(finished, tmp_path):
     recipe = write_taught_project(tmp_path)
     path = tmp_path / "teacher" / "tokenizer.json"
