@@ -191,9 +191,10 @@ def train(state: State) -> None:
     data = state.data.report
     wanted = steps_for(state.recipe.train, data.rows, data.tokens).wanted_rows
     order = training_order(data.rows, wanted, state.recipe.seed)
+    group, lesson = state.group or ALONE, _lesson(state)
     rows = load_rows(state.data.rows_file)
-    group = state.group or ALONE
-    with taught(_lesson(state), rows.select(sorted(set(order))), group, state.report) as learnt:
+    each = rows if lesson is None else rows.select(sorted(set(order)))
+    with taught(lesson, each, group, state.report) as learnt:
         if state.recipe.launch.world > 1 and state.group is None:
             _train_in_processes(state)
         else:

@@ -15,13 +15,12 @@ The loss is (1 - w) CE + w T^2 D with the cross entropy CE of the text at temper
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sovtune.fastpath.loss import AT_ONCE, IGNORE, chunks
-from sovtune.fastpath.shapes import filled
+from sovtune.fastpath.loss import AT_ONCE, FrozenHeadLoss, Measure, supervised_rows
 
 
 class Taught(NamedTuple):
@@ -61,36 +60,6 @@ def divergence(log_p: Tensor, taught: Taught) -> Tensor:
     return of_kept + (left.exp() * (left - _others(log_p, taught.ids)))[:, 0]
 
 
-class FrozenHeadDistillation(torch.autograd.Function):
-    """Sum over rows of (1 - w) CE + w T^2 D; letters as said at the top."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, taught: Taught, shape: Shape
-    ) -> Tensor:
-        """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 scalar in nats."""
-        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start, end in chunks(hidden.shape[0]):
-            logits = filled(hidden[start:end]) @ head.t()
-            part = Taught(taught.ids[start:end], taught.log_probs[start:end])
-            total += _work_off(
-                logits[: end - start], targets[start:end, None], part, shape, gradient=grad is not None
-            )
-            if grad is not None:
-                logits[end - start :] = 0
-                grad[start:end] = (logits @ head)[: end - start]
-            del logits  # or the next chunk would be made while this one is still held
-        ctx.save_for_backward(grad)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """The finished gradient, scaled."""
-        (grad,) = ctx.saved_tensors
-        return grad * grad_total.to(grad.dtype), None, None, None, None
-
-
 def _work_off(logits: Tensor, wanted: Tensor, taught: Taught, shape: Shape, *, gradient: bool) -> Tensor:
     """The loss of rows [R, V], a few of them in fp32 at a time; with ``gradient`` it takes the place of the logits."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
@@ -125,10 +94,16 @@ def distillation_loss(hidden: Tensor, head: Tensor, labels: Tensor, taught: Taug
         taught: the teacher at the places with a label, in their order.
         shape: weight and temperature.
     """
-    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    targets = labels[:, 1:].reshape(-1)
-    rows = (targets != IGNORE).nonzero().view(-1)
-    total: Tensor = FrozenHeadDistillation.apply(  # type: ignore[no-untyped-call]
-        states[rows], head, targets[rows], taught, shape
-    )
+    states, targets = supervised_rows(hidden, labels)
+
+    def measure(gradient: bool) -> Measure:
+        def add(logits: Tensor, start: int, end: int, total: Tensor) -> None:
+            part = Taught(taught.ids[start:end], taught.log_probs[start:end])
+            total += _work_off(
+                logits[: end - start], targets[start:end, None], part, shape, gradient=gradient
+            )
+
+        return add
+
+    total: Tensor = FrozenHeadLoss.apply(states, head, measure)  # type: ignore[no-untyped-call]
     return total

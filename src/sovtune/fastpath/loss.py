@@ -11,7 +11,7 @@ z log(Z)^2, Z = sum of exp(logits). As dlog(Z)/dlogits = p, the gradient of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,26 +27,23 @@ AT_ONCE = 1 << 19
 chunk in fp32 takes six times its memory, and the loss up to a tenth longer."""
 
 
+Measure = Callable[[Tensor, int, int, Tensor], None]
+"""Of a chunk: its logits [R, V], its first row, the one behind its last, and the sum so far, to which it adds its loss.
+Where a gradient is wanted that of the logits takes their place. Rows of the logits beyond the chunk's fill it up."""
+
+
 class FrozenHeadLoss(torch.autograd.Function):
-    """Sum over rows of -sum_v q_v log softmax(h W^T)_v + z log(Z)^2; q and z as said at the top."""
+    """A sum of losses of rows behind a frozen head, in chunks."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, smoothing: float, z_weight: float
-    ) -> Tensor:
-        """Hidden [R, E], head [V, E] (frozen), targets [R] -> fp32 scalar in nats."""
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, measure: Callable[[bool], Measure]) -> Tensor:
+        """Hidden [R, E], head [V, E] (frozen) -> fp32 scalar; ``measure`` is told whether a gradient is wanted."""
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        add = measure(grad is not None)
         for start, end in chunks(hidden.shape[0]):
-            # What fills rows and targets up is there for the number of rows only: it is left out of every sum.
-            logits, wanted = filled(hidden[start:end]) @ head.t(), filled(targets[start:end, None])
-            found = work_off(logits, wanted, smoothing, z_weight, gradient=grad is not None)
-            of_target, mean, log_z = found[: end - start].unbind(1)
-            total -= (1 - smoothing) * of_target.sum()
-            if smoothing:
-                total -= smoothing * mean.sum()
-            if z_weight:
-                total += z_weight * log_z.square().sum()
+            logits = filled(hidden[start:end]) @ head.t()
+            add(logits, start, end, total)
             if grad is not None:
                 grad[start:end] = (logits @ head)[: end - start]
             del logits  # or the next chunk would be made while this one is still held
@@ -54,10 +51,18 @@ class FrozenHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:
         """The finished gradient, scaled."""
         (grad,) = ctx.saved_tensors
-        return grad * grad_total.to(grad.dtype), None, None, None, None
+        return grad * grad_total.to(grad.dtype), None, None
+
+
+def supervised_rows(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """States [R, E] that predict something, and what: targets [R]; of hidden [1, N, E] and labels [1, N]."""
+    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    targets = labels[:, 1:].reshape(-1)
+    rows = (targets != IGNORE).nonzero().view(-1)
+    return states[rows], targets[rows]
 
 
 def chunks(rows: int) -> Iterator[tuple[int, int]]:
@@ -117,12 +122,23 @@ def next_token_loss(
         smoothing: share of the target probability spread over the vocabulary.
         z_weight: weight of log(Z)^2.
     """
-    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    targets = labels[:, 1:].reshape(-1)
-    rows = (targets != IGNORE).nonzero().view(-1)
-    total: Tensor = FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
-        states[rows], head, targets[rows], smoothing, z_weight
-    )
+    states, targets = supervised_rows(hidden, labels)
+
+    def measure(gradient: bool) -> Measure:
+        def add(logits: Tensor, start: int, end: int, total: Tensor) -> None:
+            # What fills rows and targets up is there for the number of rows only: it is left out of every sum.
+            wanted = filled(targets[start:end, None])
+            found = work_off(logits, wanted, smoothing, z_weight, gradient=gradient)
+            of_target, mean, log_z = found[: end - start].unbind(1)
+            total -= (1 - smoothing) * of_target.sum()
+            if smoothing:
+                total -= smoothing * mean.sum()
+            if z_weight:
+                total += z_weight * log_z.square().sum()
+
+        return add
+
+    total: Tensor = FrozenHeadLoss.apply(states, head, measure)  # type: ignore[no-untyped-call]
     return total
 
 
