@@ -8,7 +8,7 @@ import pytest
 from test_plan import DATA, GIB, ROOMY, decoder, recipe, write_base
 
 from sovtune.data.same_tokens import check_same_tokens
-from sovtune.errors import UsageError
+from sovtune.errors import BaseUnavailable, UsageError
 from sovtune.gpu_kernels import choose_kernels
 from sovtune.licence_teacher import bound_keys, teacher_problems
 from sovtune.licences import CardAsks, obligations
@@ -124,6 +124,15 @@ def test_a_teacher_may_have_more_tokens_but_no_other_ones(tmp_path: Path) -> Non
     with pytest.raises(UsageError) as caught:
         check_same_tokens(base, other)
     assert caught.value.why == "1 of 321 differ: '<think>' is 320 here and 321 there"
+
+
+def test_a_tokenizer_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    base = write_tokenizer(tmp_path / "base")
+    broken = write_tokenizer(tmp_path / "broken")
+    (broken / "tokenizer.json").write_text((base / "tokenizer.json").read_text()[:500])
+    with pytest.raises(BaseUnavailable, match="tokenizer.json is damaged") as caught:
+        check_same_tokens(base, broken)
+    assert caught.value.where == str(broken)
 
 
 def test_a_gpu_run_with_a_teacher_says_that_it_takes_torchs_loss() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from sovtune.errors import UsageError
+from sovtune.errors import BaseUnavailable, UsageError
 
 TOKENIZER = "tokenizer.json"
 
@@ -14,6 +15,7 @@ def check_same_tokens(base: Path, teacher: Path) -> None:
 
     Raises:
         UsageError: one is not.
+        BaseUnavailable: a tokenizer file was cut off.
     """
     ours, theirs = _vocabulary(base), _vocabulary(teacher)
     others = sorted((number, token) for token, number in ours.items() if theirs.get(token) != number)
@@ -32,5 +34,12 @@ def check_same_tokens(base: Path, teacher: Path) -> None:
 def _vocabulary(folder: Path) -> dict[str, int]:
     from tokenizers import Tokenizer
 
-    found: dict[str, int] = Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab(with_added_tokens=True)
+    text = (folder / TOKENIZER).read_text(encoding="utf-8")
+    try:
+        json.loads(text)  # what the library says of a file that was cut off is a bare Exception
+    except json.JSONDecodeError as error:
+        raise BaseUnavailable(
+            f"{TOKENIZER} is damaged: {error}", where=str(folder), fix="get the files of this model again"
+        ) from error
+    found: dict[str, int] = Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
     return found
