@@ -130,7 +130,7 @@ def test_a_tokenizer_that_was_cut_off_is_named(tmp_path: Path) -> None:
     base = write_tokenizer(tmp_path / "base")
     broken = write_tokenizer(tmp_path / "broken")
     (broken / "tokenizer.json").write_text((base / "tokenizer.json").read_text()[:500])
-    with pytest.raises(BaseUnavailable, match="tokenizer.json is damaged") as caught:
+    with pytest.raises(BaseUnavailable, match=r"tokenizer\.json is damaged") as caught:
         check_same_tokens(base, broken)
     assert caught.value.where == str(broken)
 
